@@ -1,0 +1,26 @@
+"""Federated multimodal learning as pure JAX: FedCMI and its baselines."""
+
+from importlib.metadata import version as _version
+
+from fedcmi_jax import data as data
+from fedcmi_jax import evaluation as evaluation
+from fedcmi_jax import methods as methods
+from fedcmi_jax import models as models
+from fedcmi_jax import partition as partition
+from fedcmi_jax.algorithm import FederatedAlgorithm as FederatedAlgorithm
+from fedcmi_jax.algorithm import build_algorithm as build_algorithm
+from fedcmi_jax.evaluation import build_evaluator as build_evaluator
+from fedcmi_jax.federation import Federation as Federation
+from fedcmi_jax.federation import build_federation as build_federation
+from fedcmi_jax.local import LocalTraining as LocalTraining
+from fedcmi_jax.local import linear_decay as linear_decay
+from fedcmi_jax.local import torch_sgd as torch_sgd
+from fedcmi_jax.methods import Method as Method
+from fedcmi_jax.methods import chain as chain
+from fedcmi_jax.types import Batch as Batch
+from fedcmi_jax.types import FederationState as FederationState
+from fedcmi_jax.types import Model as Model
+from fedcmi_jax.types import Outputs as Outputs
+from fedcmi_jax.types import RoundInfo as RoundInfo
+
+__version__ = _version("fedcmi_jax")

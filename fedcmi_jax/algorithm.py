@@ -1,0 +1,297 @@
+"""The round, written once: method + model + local training -> compiled federation."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedcmi_jax import aggregate
+from fedcmi_jax.clients import ClientUpdate, longest_first, map_clients
+from fedcmi_jax.federation import ClientData, Federation
+from fedcmi_jax.local import LocalTraining, train_client
+from fedcmi_jax.methods.base import Client, Cohort, Method
+from fedcmi_jax.types import Array, FederationState, Model, Params, PyTree, RoundInfo
+
+STREAMS = ("init", "partition", "sampling", "local")
+"""Named key streams; their order is part of the result for a seed."""
+
+
+def stream(key: Array, name: str) -> Array:
+    """The named key stream of a seed's key."""
+    return jax.random.fold_in(key, STREAMS.index(name))
+
+
+class FederatedAlgorithm(NamedTuple):
+    """A federation's two pure functions, and their loop.
+
+    Attributes:
+      init: ``(key, federation) -> FederationState``.
+      round: ``(state, federation) -> (state, RoundInfo)``. Neither jitted nor donated:
+        wrap it in ``jax.jit``, ``lax.scan`` or ``vmap`` as you like.
+      run: ``(state, federation, num_rounds) -> (state, RoundInfo)``, jitted, the state
+        donated: ``num_rounds`` (at most ``rounds_per_call``, a runtime value, so that
+        there is one compilation for any number) rounds as one program. The info's
+        arrays are stacked [rounds_per_call, ...]; rows past ``num_rounds`` are zero.
+      deploy: ``(state, federation) -> params``, the model to evaluate.
+      rounds_per_call: Capacity of ``run``.
+    """
+
+    init: Callable[[Array, Federation], FederationState]
+    round: Callable[[FederationState, Federation], tuple[FederationState, RoundInfo]]
+    run: Callable[..., tuple[FederationState, RoundInfo]]
+    deploy: Callable[[FederationState, Federation], Params]
+    rounds_per_call: int
+
+
+def uniform_cohort(
+    key: Array, federation: Federation, cohort_size: int
+) -> tuple[Array, Array]:
+    """Clients drawn uniformly without replacement, with all their modalities.
+
+    Args:
+      key: PRNG key; the draw depends on nothing else but N and K.
+      federation: The federation.
+      cohort_size: K.
+
+    Returns:
+      ids [K] int32 and use [K, M] float32.
+    """
+    ids = jax.random.permutation(key, federation.num_clients)[:cohort_size]
+    ids = ids.astype(jnp.int32)
+    return ids, federation.available[ids]
+
+
+def build_algorithm(
+    method: Method,
+    model: Model,
+    *,
+    clients_per_round: int,
+    local: LocalTraining = LocalTraining(),  # noqa: B008 (frozen)
+    server_optimizer: optax.GradientTransformation | None = None,
+    chunk_size: int = 1,
+    rounds_per_call: int = 1,
+    clip_norm: float | None = None,
+) -> FederatedAlgorithm:
+    """Binds a method, a model and a way of training to pure ``init`` and ``round``.
+
+    Args:
+      method: Hooks; ``fedcmi_jax.methods``.
+      model: Pure functions; ``fedcmi_jax.models``.
+      clients_per_round: K, drawn uniformly without replacement unless the method
+        selects its own cohort.
+      local: Epochs, batch size, optimizer.
+      server_optimizer: Takes the negative mean delta as its gradient (FedOpt, arXiv
+        2003.00295); None: the mean delta is added.
+      chunk_size: Clients mapped together; changes speed and memory, not results
+        (beyond the order of summation).
+      rounds_per_call: Rounds that one call of ``run`` can do.
+      clip_norm: Largest l2 norm of a client's delta; None: no clipping.
+
+    Returns:
+      The algorithm.
+
+    Raises:
+      ValueError: A size is below 1, or the method needs a model with projectors.
+
+    Example:
+      >>> import jax, numpy as np, fedcmi_jax as fc
+      >>> data = fc.data.load("synthetic", train_samples=64, test_samples=16)
+      >>> parts = fc.partition.iid(data.train, 4, np.random.default_rng(0))
+      >>> federation = fc.build_federation(data, parts)
+      >>> encoders = {m: fc.models.mlp(features=8) for m in data.modalities}
+      >>> model = fc.models.two_projector(encoders, data.shapes, 10, width=8)
+      >>> algorithm = fc.build_algorithm(
+      ...     fc.methods.fedcmi(), model, clients_per_round=2)
+      >>> state = algorithm.init(jax.random.key(0), federation)
+      >>> state, info = jax.jit(algorithm.round)(state, federation)
+      >>> int(state.round)
+      1
+    """
+    for name, value in (
+        ("clients_per_round", clients_per_round),
+        ("chunk_size", chunk_size),
+        ("rounds_per_call", rounds_per_call),
+    ):
+        if value < 1:
+            raise ValueError(f"{name}: {value} is below 1; give at least 1")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm: {clip_norm} is not positive; None is no clipping")
+    if method.needs_projectors and not model.has_projectors:
+        raise ValueError(
+            f"model: method {method.name!r} needs projectors; use models.two_projector"
+        )
+    choose = method.select or uniform_cohort
+
+    def init(key: Array, federation: Federation) -> FederationState:
+        check_federation(federation, model, clients_per_round)
+        params, batch_stats = model.init(stream(key, "init"))
+        memory = method.init_client(model, params)
+        n = federation.num_clients
+        return FederationState(
+            params=params,
+            batch_stats=batch_stats,
+            shared=method.init_shared(model, params),
+            memory=jax.tree.map(
+                lambda x: jnp.tile(x[None], (n,) + (1,) * x.ndim), memory
+            ),
+            server_optimizer=server_optimizer.init(params) if server_optimizer else (),
+            round=jnp.zeros((), jnp.int32),
+            key=key,
+        )
+
+    def client_update(
+        state: FederationState,
+        federation: Federation,
+        round_key: Array,
+        id: Array,
+        use: Array,
+        memory: PyTree,
+        max_batches: Array,
+    ) -> ClientUpdate:
+        is_real = id < federation.num_clients
+        sizes = federation.sizes.at[id].get(mode="clip")
+        probes = federation.probe_sizes.at[id].get(mode="clip")
+        data = ClientData(
+            federation=federation,
+            offset=federation.offsets.at[id].get(mode="clip"),
+            num_examples=jnp.where(is_real, sizes, 0),
+            num_probe=jnp.where(is_real, probes, 0),
+            available=use,
+            batch_size=local.batch_size,
+            max_batches=max_batches,
+        )
+        client = Client(
+            model=model,
+            params=method.start(state.params, memory),
+            batch_stats=state.batch_stats,
+            shared=state.shared,
+            memory=memory,
+            data=data,
+            round=state.round,
+            learning_rate=local.rate(state.round),
+        )
+        key = jax.random.fold_in(round_key, id)
+        result = train_client(method, local, client, max_batches, key)
+        owned = method.owned(model.owned(use), use)
+        delta = jax.tree.map(jnp.subtract, result.params, state.params)
+        stats_delta = jax.tree.map(
+            jnp.subtract, result.batch_stats, state.batch_stats
+        )
+        checked = (result.params, stats_delta, result.upload, result.memory)
+        accepted = is_real & aggregate.all_finite(checked)
+        if clip_norm is not None:
+            delta = aggregate.clip_by_norm(delta, owned, clip_norm)
+        return ClientUpdate(
+            sums=aggregate.client_sums(
+                delta,
+                stats_delta,
+                owned,
+                data.num_examples,
+                result.upload,
+                result.metrics,
+                accepted,
+            ),
+            memory=jax.tree.map(
+                lambda new, old: jnp.where(accepted, new, old), result.memory, memory
+            ),
+            accepted=accepted,
+        )
+
+    def round(
+        state: FederationState, federation: Federation
+    ) -> tuple[FederationState, RoundInfo]:
+        sampling_key = jax.random.fold_in(stream(state.key, "sampling"), state.round)
+        round_key = jax.random.fold_in(stream(state.key, "local"), state.round)
+        ids, use = choose(sampling_key, federation, clients_per_round)
+        total = federation.sizes[ids] + federation.probe_sizes[ids]
+        batches = -(-total // local.batch_size)
+        order = longest_first(ids, batches)
+        ids, use, batches = ids[order], use[order], batches[order]
+
+        sums, memory, accepted = map_clients(
+            lambda *args: client_update(state, federation, round_key, *args),
+            ids,
+            use,
+            batches,
+            state.memory,
+            num_clients=federation.num_clients,
+            chunk_size=chunk_size,
+        )
+        params, optimizer_state = aggregate.apply_server_update(
+            state.params, sums, server_optimizer, state.server_optimizer
+        )
+        stats = aggregate.mean_delta(sums.stats, sums.stats_weights)
+        cohort = Cohort(federation.num_clients, sums.num_accepted)
+        any_accepted = sums.num_accepted > 0
+        shared = jax.tree.map(
+            lambda new, old: jnp.where(any_accepted, new, old),
+            method.merge(state.shared, sums.upload, cohort),
+            state.shared,
+        )
+        new_state = FederationState(
+            params=params,
+            batch_stats=jax.tree.map(jnp.add, state.batch_stats, stats),
+            shared=shared,
+            memory=memory,
+            server_optimizer=optimizer_state,
+            round=state.round + 1,
+            key=state.key,
+        )
+        info = RoundInfo(
+            cohort=ids,
+            accepted=accepted,
+            rejected=(~accepted).sum().astype(jnp.int32),
+            num_examples=sums.num_examples,
+            learning_rate=local.rate(state.round),
+            metrics=sums.metrics,
+        )
+        return new_state, info
+
+    def run(
+        state: FederationState, federation: Federation, num_rounds: Array
+    ) -> tuple[FederationState, RoundInfo]:
+        shapes = jax.eval_shape(round, state, federation)[1]
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(state: FederationState, i: Array):
+            return jax.lax.cond(
+                i < num_rounds,
+                lambda state: round(state, federation),
+                lambda state: (state, nothing),
+                state,
+            )
+
+        return jax.lax.scan(body, state, jnp.arange(rounds_per_call))
+
+    def deploy(state: FederationState, federation: Federation) -> Params:
+        return method.deploy(state.params, state.memory, federation)
+
+    return FederatedAlgorithm(
+        init=init,
+        round=round,
+        run=jax.jit(run, donate_argnums=0),
+        deploy=deploy,
+        rounds_per_call=rounds_per_call,
+    )
+
+
+def check_federation(
+    federation: Federation, model: Model, clients_per_round: int
+) -> None:
+    """Refuses a federation that does not fit the model or the cohort size.
+
+    Raises:
+      ValueError: Names the argument, its value and the remedy.
+    """
+    if federation.modalities != model.modalities:
+        raise ValueError(
+            f"federation: its modalities {federation.modalities} are not the model's "
+            f"{model.modalities}; build both from one data set"
+        )
+    if clients_per_round > federation.num_clients:
+        raise ValueError(
+            f"clients_per_round: {clients_per_round} is more than the federation's "
+            f"{federation.num_clients} clients; give at most {federation.num_clients}"
+        )

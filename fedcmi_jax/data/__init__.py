@@ -1,0 +1,55 @@
+"""Data sets by name; each is a factory with keyword options that returns a Dataset."""
+
+import inspect
+from collections.abc import Callable, Iterable
+
+from fedcmi_jax.data.base import Dataset as Dataset
+from fedcmi_jax.data.base import Split as Split
+from fedcmi_jax.data.base import check_dataset as check_dataset
+from fedcmi_jax.data.cg_digits import cg_digits as cg_digits
+from fedcmi_jax.data.noisy_digits import noisy_digits as noisy_digits
+from fedcmi_jax.data.synthetic import synthetic as synthetic
+
+REGISTRY: dict[str, Callable[..., Dataset]] = {
+    "noisy_digits": noisy_digits,
+    "cg_digits": cg_digits,
+    "synthetic": synthetic,
+}
+"""Name -> factory."""
+
+
+def load(name: str, **options: object) -> Dataset:
+    """Builds a registered data set and checks it.
+
+    Args:
+      name: Key of REGISTRY.
+      **options: Keyword options of that factory.
+
+    Returns:
+      The data set, which has passed check_dataset.
+
+    Raises:
+      ValueError: name or an option is unknown, an option's value is refused, or the
+        data are not sound.
+
+    Example:
+      >>> load("synthetic", train_samples=100).train.size
+      100
+    """
+    if name not in REGISTRY:
+        raise ValueError(
+            f"name={name!r}: no such data set; use one of {_list(REGISTRY)}"
+        )
+    factory = REGISTRY[name]
+    known = inspect.signature(factory).parameters
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(
+                f"{option}={value!r}: no such option of data set {name!r}; use one of "
+                f"{_list(known)}"
+            )
+    return check_dataset(factory(**options))
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,84 @@
+"""The real 8x8 digit images behind noisy_digits and cg_digits, and their split."""
+
+import math
+
+import numpy as np
+
+CLASS_NAMES = tuple("0123456789")
+
+_MAX_INTENSITY = 16.0  # load_digits stores intensities 0..16
+_MIN_PER_CLASS = 2  # noisy_digits pairs each image with another one of its class
+_SPLIT_STREAM, _VIEW_STREAM = 0, 1  # so that no view's draws can change the split
+
+
+def view_rng(seed: int) -> np.random.Generator:
+    """Generator of everything a data set draws after the split."""
+    return np.random.default_rng((seed, _VIEW_STREAM))
+
+
+def digit_splits(
+    test_fraction: float, seed: int
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Loads scikit-learn's digits and splits them; equal arguments, equal split.
+
+    Args:
+      test_fraction: Share of the 1,797 images in the test split, in (0, 1).
+      seed: Seed of the split, a non-negative integer.
+
+    Returns:
+      (train, test), each (images [n, 8, 8, 1] float32 in [0, 1], labels [n] int32),
+      in the order of the source.
+
+    Raises:
+      ValueError: seed is negative, or test_fraction is outside (0, 1) or leaves a class
+        with fewer than two images in a split.
+    """
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be non-negative; pass 0, 1, 2...")
+    if not 0 < test_fraction < 1:
+        raise ValueError(
+            f"test_fraction={test_fraction}: must lie in (0, 1); 0.2 is usual"
+        )
+    # Here and not at the top: importing scikit-learn takes longer than the package.
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    images = np.asarray(pixels / _MAX_INTENSITY, np.float32).reshape(-1, 8, 8, 1)
+    labels = np.asarray(classes, np.int32)
+    rng = np.random.default_rng((seed, _SPLIT_STREAM))
+    train, test = split_indices(labels, test_fraction, rng)
+    for part in (train, test):
+        fewest = np.bincount(labels[part], minlength=len(CLASS_NAMES)).min()
+        if fewest < _MIN_PER_CLASS:
+            raise ValueError(
+                f"test_fraction={test_fraction}: leaves a class with {fewest} images in"
+                f" a split, needs {_MIN_PER_CLASS}; use a value in [0.02, 0.98]"
+            )
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def split_indices(
+    labels: np.ndarray, test_fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits samples at random, stratified by class.
+
+    The test split has exactly ceil(test_fraction * n) samples, and every class has its
+    share of them to less than one sample: systematic sampling along the samples
+    sorted by class and shuffled within each.
+
+    Args:
+      labels: [n] integers.
+      test_fraction: Share of test samples, in (0, 1).
+      rng: Source of the draws.
+
+    Returns:
+      (train, test), ascending int64 sample indices.
+    """
+    n = len(labels)
+    num_test = math.ceil(test_fraction * n)
+    shuffled = rng.permutation(n)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    tickets = np.arange(n + 1) * num_test // n
+    is_test = np.zeros(n, bool)
+    is_test[by_class[np.diff(tickets) > 0]] = True
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)

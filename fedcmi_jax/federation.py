@@ -1,0 +1,203 @@
+"""A data set dealt to clients, on the device; and one client's view of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.partition import Partition, check_available
+from fedcmi_jax.types import Array, Batch, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Federation:
+    """Samples on the device once, sorted by client (CSR layout).
+
+    Attributes:
+      inputs: Modality -> [n, ...] float32.
+      labels: [n] int32.
+      offsets: [N] int32, place of a client's first sample.
+      sizes: [N] int32, its training samples n_i.
+      probe_sizes: [N] int32, its held-out samples, stored behind the training ones.
+      available: [N, M] float32, 1 where the client has the modality.
+      max_size: L, samples of the longest client, held-out ones included. Static: it
+        is the only size that the compiled program depends on, with n and N.
+    """
+
+    inputs: dict[str, Array]
+    labels: Array
+    offsets: Array
+    sizes: Array
+    probe_sizes: Array
+    available: Array
+    max_size: int = field(metadata={"static": True})
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients N."""
+        return self.sizes.shape[0]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality names; the order of ``available``."""
+        return tuple(self.inputs)
+
+
+def build_federation(
+    dataset: Dataset,
+    partition: Partition,
+    available: np.ndarray | None = None,
+    *,
+    probe_fraction: float = 0.0,
+) -> Federation:
+    """Puts the training split on the device, sorted by client.
+
+    Args:
+      dataset: Supplies the training samples and the order of the modalities.
+      partition: Which sample belongs to which client.
+      available: [N, M] table of who has what; None: everybody has everything.
+      probe_fraction: Share of each client's samples (in [0, 1), rounded down) held
+        out of its training, for methods that measure something on unseen data.
+
+    Returns:
+      The federation.
+
+    Raises:
+      ValueError: The table has the wrong shape or a client without modality, or the
+        fraction is out of range.
+
+    Example:
+      >>> import numpy as np, fedcmi_jax as fc
+      >>> data = fc.data.load("synthetic", train_samples=100, test_samples=20)
+      >>> parts = fc.partition.iid(data.train, 4, np.random.default_rng(0))
+      >>> fc.build_federation(data, parts).num_clients
+      4
+    """
+    if not 0.0 <= probe_fraction < 1.0:
+        raise ValueError(
+            f"probe_fraction: {probe_fraction} is outside [0, 1); give the share of "
+            "each client's samples to hold out"
+        )
+    num_clients = len(partition.sizes)
+    modalities = dataset.modalities
+    if available is None:
+        available = np.ones((num_clients, len(modalities)), bool)
+    available = check_available(available, num_clients, len(modalities))
+    probes = np.floor(partition.sizes * probe_fraction).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(partition.sizes)[:-1]])
+    order = partition.order
+    return Federation(
+        inputs={m: jnp.asarray(dataset.train.inputs[m][order]) for m in modalities},
+        labels=jnp.asarray(dataset.train.labels[order], jnp.int32),
+        offsets=jnp.asarray(offsets, jnp.int32),
+        sizes=jnp.asarray(partition.sizes - probes, jnp.int32),
+        probe_sizes=jnp.asarray(probes, jnp.int32),
+        available=jnp.asarray(available, jnp.float32),
+        max_size=int(partition.sizes.max()),
+    )
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's samples, as method hooks see them.
+
+    Not a pytree: it lives inside the mapped client function and closes over the
+    federation's arrays, so that no client ever has a copy of its data.
+
+    Attributes:
+      federation: The arrays it looks into.
+      offset: int32, its first sample.
+      num_examples: int32, training samples n_i.
+      num_probe: int32, held-out samples.
+      available: [M] float32, modalities it uses in this round.
+      batch_size: B.
+      max_batches: int32, an upper bound (not batched over clients) on the batches of
+        one pass over training and held-out samples.
+    """
+
+    federation: Federation
+    offset: Array
+    num_examples: Array
+    num_probe: Array
+    available: Array
+    batch_size: int
+    max_batches: Array
+
+    @property
+    def capacity(self) -> int:
+        """L rounded up to whole batches: the length of per-sample arrays."""
+        return -(-self.federation.max_size // self.batch_size) * self.batch_size
+
+    def batch(self, positions: Array, valid: Array) -> Batch:
+        """The samples at ``positions`` [B] of this client; ``valid`` [B] of them."""
+        last = self.federation.labels.shape[0] - 1
+        rows = jnp.minimum(self.offset + positions, last)
+        valid = valid.astype(jnp.float32)
+        return Batch(
+            inputs={m: x[rows] for m, x in self.federation.inputs.items()},
+            labels=self.federation.labels[rows],
+            valid=valid,
+            available=jnp.broadcast_to(
+                self.available[None], (positions.shape[0], self.available.shape[0])
+            ),
+            positions=positions,
+        )
+
+    def map(self, fn: Callable[[Batch], PyTree]) -> PyTree:
+        """Applies ``fn`` to all samples in stored order, a batch at a time.
+
+        Args:
+          fn: Batch -> tree of [B, ...].
+
+        Returns:
+          The tree with arrays [capacity, ...], row j for the client's sample j; rows
+          past its last sample are meaningless (zero or of padding) and must be masked.
+        """
+        total = self.num_examples + self.num_probe
+
+        def batch_at(i: Array) -> Batch:
+            positions = i * self.batch_size + jnp.arange(self.batch_size)
+            return self.batch(positions, positions < total)
+
+        shapes = jax.eval_shape(lambda: fn(batch_at(jnp.zeros((), jnp.int32))))
+        start = jax.tree.map(
+            lambda s: jnp.zeros((self.capacity, *s.shape[1:]), s.dtype), shapes
+        )
+
+        def body(i: Array, rows: PyTree) -> PyTree:
+            values = fn(batch_at(i))
+            return jax.tree.map(
+                lambda r, v: jax.lax.dynamic_update_slice_in_dim(
+                    r, v, i * self.batch_size, 0
+                ),
+                rows,
+                values,
+            )
+
+        return jax.lax.fori_loop(0, self.max_batches, body, start)
+
+    def stored(self) -> Batch:
+        """Labels, validity and availability of every sample, inputs left out.
+
+        Returns:
+          A ``Batch`` of ``capacity`` rows whose ``inputs`` is empty and whose
+          ``valid`` marks the training samples.
+        """
+        positions = jnp.arange(self.capacity)
+        batch = self.batch(positions, positions < self.num_examples)
+        return batch._replace(inputs={})
+
+    def measured(self) -> Array:
+        """[capacity] float32: samples to measure on.
+
+        The held-out ones if the client has any, else its training samples.
+        """
+        positions = jnp.arange(self.capacity)
+        total = self.num_examples + self.num_probe
+        held_out = (positions >= self.num_examples) & (positions < total)
+        training = positions < self.num_examples
+        return jnp.where(self.num_probe > 0, held_out, training).astype(jnp.float32)

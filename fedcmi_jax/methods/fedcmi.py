@@ -1,0 +1,445 @@
+"""FedCMI: cross-modal infiltration with class-wise temperatures.
+
+Fan et al., "Balanced Multi-modal Federated Learning via Cross-Modal Infiltration",
+arXiv 2401.00894; methods 1. The names below are the paper's: P true-class
+probabilities, r their ratio, T temperatures, s / c self- and infiltration projections.
+
+Written for any number of modalities; for two every formula is the published one. Ratios
+are taken against the LAST modality the client has, the dominant modality is the one
+with the greatest mean ratio (ties go to the later one, as in the public code), and
+every weaker modality learns from it.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedcmi_jax.methods.base import (
+    Client,
+    Cohort,
+    Finished,
+    Method,
+    chain,
+    check_not_negative,
+    proximal,
+)
+from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
+
+PROBABILITY_FLOOR = 1e-8
+"""P is clamped to [this, 1] before any ratio (methods 1.9, D6)."""
+PERSONAL_BLOCKS = ("infiltration_projector", "head")
+"""What ``personal_infiltration`` keeps at the client (methods 1.9, D8)."""
+
+Temperature = Literal["class", "fixed", "none"]
+Dominance = Literal["batch_local", "batch_global", "round_global", "server"]
+
+
+class Context(NamedTuple):
+    """One client's distillation set-up, constant during the round.
+
+    Attributes:
+      teacher: [L, M, C] logits of the global model's self-projections, eval mode.
+      dominant: int32, the modality that rules the round (by r-bar or the server).
+      statistics_dominant: int32, the modality whose lead the temperatures describe.
+      temperatures: [M, C], T of each weaker modality as a student.
+      ratios: [M], r-bar of each modality against the client's last one.
+      multimodal: float32, 1 if the client has at least two modalities.
+      active: float32, 1 once the warm-up is over.
+    """
+
+    teacher: Array
+    dominant: Array
+    statistics_dominant: Array
+    temperatures: Array
+    ratios: Array
+    multimodal: Array
+    active: Array
+
+
+class Ratios(NamedTuple):
+    """Server-side memory of ``dominance='server'``: r-bar [M] of the last cohort."""
+
+    ratios: Array
+
+
+def class_probabilities(
+    logits: Array, labels: Array, weights: Array, num_classes: int
+) -> tuple[Array, Array]:
+    """P_m[c], the mean of softmax(logits_m)[c] over the samples of class c.
+
+    Args:
+      logits: [n, M, C] self-projection logits.
+      labels: [n] int32.
+      weights: [n] float32, 1 for the samples to count.
+      num_classes: C.
+
+    Returns:
+      P [M, C], 0 for an absent class, and present [C] float32 (1 if the class occurs).
+    """
+    one_hot = jax.nn.one_hot(labels, num_classes) * weights[:, None]
+    counts = one_hot.sum(0)
+    own_class = labels[:, None, None]
+    true_class = jnp.take_along_axis(jax.nn.softmax(logits), own_class, axis=-1)
+    totals = true_class[..., 0].T @ one_hot
+    return totals / jnp.maximum(counts, 1.0)[None], (counts > 0).astype(jnp.float32)
+
+
+def mean_ratios(
+    probabilities: Array,
+    present: Array,
+    available: Array,
+    mean: Literal["arithmetic", "geometric"] = "arithmetic",
+) -> Array:
+    """r-bar_m = mean over present classes of P_m[c] / P_ref[c], ref the last modality.
+
+    Args:
+      probabilities: [M, C], P.
+      present: [C], 1 for classes the client holds.
+      available: [M], 1 for modalities the client has.
+      mean: ``arithmetic`` (the public code) or ``geometric`` (symmetric: swapping two
+        modalities inverts it).
+
+    Returns:
+      [M] float32; 1 for the reference and if no class is present.
+    """
+    p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
+    r = p / p[last_available(available)][None]
+    count = jnp.maximum(present.sum(), 1.0)
+    if mean == "geometric":
+        average = jnp.exp((jnp.log(r) * present[None]).sum(1) / count)
+    else:
+        average = (r * present[None]).sum(1) / count
+    return jnp.where(present.sum() > 0, average, 1.0)
+
+
+def class_temperatures(
+    probabilities: Array,
+    present: Array,
+    ratios: Array,
+    dominant: Array,
+    *,
+    gamma: float | Array,
+    min_temperature: float,
+) -> Array:
+    """T_k[c] = 1 / (1 + gamma ln u) where u > 1, else 1 (methods 1.3).
+
+    u = (P_d[c] / P_k[c]) / (r-bar_d / r-bar_k): by how much the dominant modality d
+    leads modality k on class c, relative to its mean lead. 0 < T <= 1, so a class that
+    is led by more than the average is distilled with sharper targets.
+
+    Args:
+      probabilities: [M, C], P.
+      present: [C]; T = 1 for an absent class.
+      ratios: [M], r-bar.
+      dominant: int32, d.
+      gamma: Strength, >= 0.
+      min_temperature: Lower bound of T (0: none, as in the public code).
+
+    Returns:
+      [M, C] float32; row d is 1.
+    """
+    p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
+    lead = (p[dominant][None] / p) * (ratios / ratios[dominant])[:, None]
+    sharper = 1.0 / (1.0 + gamma * jnp.log(jnp.maximum(lead, 1.0)))
+    temperatures = jnp.where(present[None] > 0, sharper, 1.0)
+    return jnp.maximum(temperatures, min_temperature)
+
+
+def last_available(available: Array) -> Array:
+    """Index of the last available modality; available [M]."""
+    return argmax_last(available)
+
+
+def argmax_last(values: Array) -> Array:
+    """Index of the greatest value, of the last one among equals; values [M]."""
+    return values.shape[0] - 1 - jnp.argmax(values[::-1])
+
+
+def distillation_loss(
+    teacher: Array, student: Array, temperature: Array, weights: Array
+) -> Array:
+    """Weighted mean over samples of H(softmax(teacher / T), softmax(student / T)).
+
+    No T^2 factor, as in the public code: sharper targets give a larger gradient.
+
+    Args:
+      teacher: [B, C] logits; no gradient flows into them.
+      student: [B, C] logits.
+      temperature: [B], T of each sample.
+      weights: [B], 0 for samples that do not count.
+
+    Returns:
+      Scalar, nats.
+    """
+    target = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature[:, None])
+    log_probs = jax.nn.log_softmax(student / temperature[:, None])
+    cross_entropy = -(target * log_probs).sum(-1)
+    return (cross_entropy * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+
+
+def fedcmi(
+    *,
+    lam: float = 1.0,
+    beta: float = 2.0,
+    gamma: float = 2.0,
+    mu: float = 0.01,
+    temperature: Temperature = "class",
+    fixed_temperature: float = 1.0,
+    min_temperature: float = 0.1,
+    dominance: Dominance = "batch_local",
+    on_disagreement: Literal["keep", "neutral"] = "keep",
+    ratio_mean: Literal["arithmetic", "geometric"] = "arithmetic",
+    warmup_rounds: int = 1,
+    personal_infiltration: bool = False,
+    head_owner_multimodal_only: bool = False,
+) -> Method:
+    """Cross-modal infiltration (methods 1.3 to 1.6).
+
+    A multimodal client minimises, with d the dominant modality,
+      CE(z, y) + beta sum_m CE(g_m(s_m), y)
+        + lam sum_{k != d} mean_j H(sg softmax(g_d^G(s_d^G) / T), softmax(g_k(c_k) / T))
+    plus mu/2 ||w - w_G||^2; a client with one modality minimises CE(z, y) and the
+    proximal term. T = T_k[y_j]. ^G is the round's global model in eval mode: frozen, so
+    its logits are computed once per round and gathered by sample.
+
+    Deviations from the public code, all options: mu is 0.01, not 1.0; temperatures are
+    bounded from below by 0.1, not by 0; probabilities are clamped; without class-wise
+    temperatures the distillation still happens (there it is silently 0).
+
+    Args:
+      lam: Weight lambda of the infiltration loss, >= 0 (public code: 1).
+      beta: Weight of the self-projection heads' cross-entropies, >= 0 (public code: 2).
+      gamma: Sharpness of the class-wise temperatures, >= 0 (public code: 2).
+      mu: Strength of the proximal term, >= 0; 0 switches it off (public code: 1).
+      temperature: Class-wise T, one fixed T, or none (T = 1).
+      fixed_temperature: T of temperature=fixed, > 0 (public code: 1).
+      min_temperature: Lower bound of class-wise T, in [0, 1]; 0 is the public code.
+      dominance: Who decides the direction: the local model per batch, the global model
+        per batch, the client's r-bar of the round, or the last cohort's r-bar weighted
+        by samples.
+      on_disagreement: When that direction is not the one the temperatures describe,
+        keep them (public code) or use T = 1.
+      ratio_mean: Mean of the per-class ratios (public code: arithmetic).
+      warmup_rounds: Rounds before distillation starts (public code: 1).
+      personal_infiltration: Keep infiltration projectors and heads at the client, not
+        averaged; the evaluated model has their sample-weighted mean.
+      head_owner_multimodal_only: Average a head over multimodal clients only, not also
+        over clients that never train it.
+
+    Returns:
+      A method for a model with projectors.
+
+    Raises:
+      ValueError: A coefficient is negative, a temperature is out of range, or an option
+        is unknown.
+
+    Example:
+      >>> import fedcmi_jax as fc
+      >>> fc.methods.fedcmi(lam=0.5, temperature="fixed").name
+      'fedcmi'
+    """
+    check_not_negative(lam=lam, beta=beta, gamma=gamma, mu=mu)
+    if not fixed_temperature > 0:
+        raise ValueError(
+            f"fixed_temperature: {fixed_temperature} is not positive; 1 is no change"
+        )
+    if not 0 <= min_temperature <= 1:
+        raise ValueError(
+            f"min_temperature: {min_temperature} is outside [0, 1]; class-wise "
+            "temperatures never exceed 1"
+        )
+    if warmup_rounds < 0:
+        raise ValueError(f"warmup_rounds: {warmup_rounds} is negative; give 0 or more")
+    _check_choice("temperature", temperature, Temperature)
+    _check_choice("dominance", dominance, Dominance)
+
+    def init_shared(model: Model, params: Params) -> Ratios:
+        del params
+        return Ratios(jnp.ones(len(model.modalities)))
+
+    def begin(client: Client, key: Array) -> tuple[Context, Sums]:
+        del key
+        model, data = client.model, client.data
+
+        def self_logits(batch: Batch) -> Array:
+            outputs, _ = model.apply(client.params, client.batch_stats, batch, False)
+            return jnp.stack([outputs.self_logits[m] for m in model.modalities], axis=1)
+
+        teacher = jax.lax.stop_gradient(data.map(self_logits))
+        probabilities, present = class_probabilities(
+            teacher, data.stored().labels, data.measured(), model.num_classes
+        )
+        ratios = mean_ratios(probabilities, present, data.available, ratio_mean)
+        local = argmax_last(jnp.where(data.available > 0, ratios, -jnp.inf))
+        if dominance == "server":
+            server = jnp.where(data.available > 0, client.shared.ratios, -jnp.inf)
+            ruler = argmax_last(server)
+        else:
+            ruler = local
+        if temperature == "class":
+            temperatures = class_temperatures(
+                probabilities,
+                present,
+                ratios,
+                local,
+                gamma=gamma,
+                min_temperature=min_temperature,
+            )
+        else:
+            value = fixed_temperature if temperature == "fixed" else 1.0
+            temperatures = jnp.full_like(probabilities, value)
+        multimodal = (data.available.sum() >= 2).astype(jnp.float32)
+        context = Context(
+            teacher=teacher,
+            dominant=ruler,
+            statistics_dominant=local,
+            temperatures=temperatures,
+            ratios=ratios,
+            multimodal=multimodal,
+            active=(client.round >= warmup_rounds).astype(jnp.float32),
+        )
+        return context, _report(model, context, present, data.available)
+
+    def loss(
+        client: Client, outputs: Outputs, batch: Batch, context: Context
+    ) -> tuple[Array, Sums]:
+        modalities = client.model.modalities
+        available = client.data.available
+        samples = batch.valid * context.multimodal
+        count = samples.sum()
+        self_logits = jnp.stack([outputs.self_logits[m] for m in modalities], axis=1)
+        teacher = context.teacher[batch.positions]
+
+        log_probs = jax.nn.log_softmax(self_logits)
+        true_class = jnp.take_along_axis(log_probs, batch.labels[:, None, None], -1)
+        head_losses = -(true_class[..., 0] * samples[:, None]).sum(0)
+        head = (head_losses * available).sum() / jnp.maximum(count, 1.0)
+
+        direction = _direction(dominance, context, self_logits, teacher, batch, available)
+        teacher_logits = jnp.take(teacher, direction, axis=1)
+        agrees = direction == context.statistics_dominant
+        infiltration = jnp.zeros(())
+        for k, modality in enumerate(modalities):
+            # The temperatures describe the pair (statistics' dominant, other one). If
+            # the batch points the other way, the pair is the same: read it at the
+            # batch's dominant modality.
+            row = jnp.where(k == context.statistics_dominant, direction, k)
+            by_class = context.temperatures[row]
+            if on_disagreement == "neutral" and temperature == "class":
+                by_class = jnp.where(agrees, by_class, 1.0)
+            learns = available[k] * (k != direction)
+            infiltration = infiltration + learns * distillation_loss(
+                teacher_logits,
+                outputs.infiltration_logits[modality],
+                by_class[batch.labels],
+                samples,
+            )
+        infiltration = infiltration * context.active
+        sums = {
+            "loss_head": (head * count, count),
+            "loss_infiltration": (infiltration * count, count * context.active),
+        }
+        return beta * head + lam * infiltration, sums
+
+    def finish(
+        client: Client, finished: Finished, context: Context
+    ) -> tuple[PyTree, PyTree]:
+        weight = client.data.num_examples * context.multimodal
+        upload = (context.ratios * weight, weight)
+        return upload, _personal(finished.params) if personal_infiltration else ()
+
+    def merge(shared: Ratios, upload: tuple[Array, Array], cohort: Cohort) -> Ratios:
+        del cohort
+        total, weight = upload
+        mean = total / jnp.maximum(weight, 1.0)
+        return Ratios(jnp.where(weight > 0, mean, shared.ratios))
+
+    def owned(weights: Params, available: Array) -> Params:
+        if personal_infiltration:
+            nobody = {
+                kind: jax.tree.map(jnp.zeros_like, weights[kind])
+                for kind in PERSONAL_BLOCKS
+            }
+            return weights | nobody
+        if head_owner_multimodal_only:
+            multimodal = (available.sum() >= 2).astype(jnp.float32)
+            heads = jax.tree.map(lambda w: w * multimodal, weights["head"])
+            return weights | {"head": heads}
+        return weights
+
+    method = Method(
+        name="fedcmi",
+        needs_projectors=True,
+        init_shared=init_shared,
+        begin=begin,
+        loss=loss,
+        finish=finish,
+        merge=merge,
+        owned=owned,
+    )
+    if personal_infiltration:
+        method = method._replace(
+            init_client=lambda model, params: _personal(params),
+            start=lambda params, memory: params | memory,
+            deploy=_mean_personal_blocks,
+        )
+    if isinstance(mu, (int, float)) and mu == 0:
+        return method
+    return chain(method, proximal(mu))._replace(name="fedcmi")
+
+
+def _direction(dominance, context, self_logits, teacher, batch, available) -> Array:
+    """Index of the modality that teaches in this batch."""
+    if dominance in ("round_global", "server"):
+        return context.dominant
+    judge = self_logits if dominance == "batch_local" else teacher
+    probs = jax.nn.softmax(jax.lax.stop_gradient(judge))
+    true_class = jnp.take_along_axis(probs, batch.labels[:, None, None], axis=-1)
+    scores = (true_class[..., 0] * batch.valid[:, None]).sum(0)
+    return argmax_last(jnp.where(available > 0, scores, -1.0))
+
+
+def _report(model: Model, context: Context, present: Array, available: Array) -> Sums:
+    multimodal = context.multimodal
+    students = available * (jnp.arange(len(available)) != context.statistics_dominant)
+    used = students[:, None] * present[None]
+    lowest = jnp.where(used > 0, context.temperatures, jnp.inf).min()
+    count = used.sum() * multimodal
+    has_any = multimodal * (used.sum() > 0)
+    sums = {
+        "imbalance": (context.ratios[0] * multimodal, multimodal),
+        "temperature_mean": ((context.temperatures * used).sum() * multimodal, count),
+        "temperature_min": (jnp.where(has_any > 0, lowest, 0.0), has_any),
+        "clients_multimodal": (multimodal, jnp.ones(())),
+    }
+    for i, modality in enumerate(model.modalities):
+        rules = multimodal * (context.dominant == i)
+        sums[f"clients_dominant_{modality}"] = (rules, jnp.ones(()))
+    return sums
+
+
+def _personal(params: Params) -> Params:
+    return {kind: params[kind] for kind in PERSONAL_BLOCKS}
+
+
+def _mean_personal_blocks(params: Params, memory: Params, federation) -> Params:
+    """Global model with the sample-weighted owner mean of the personal blocks."""
+    sizes = federation.sizes.astype(jnp.float32)
+    mean = {}
+    for kind in PERSONAL_BLOCKS:
+        mean[kind] = {}
+        for i, modality in enumerate(federation.modalities):
+            weights = sizes * federation.available[:, i]
+            weights = weights / jnp.maximum(weights.sum(), 1.0)
+            mean[kind][modality] = jax.tree.map(
+                lambda x, w=weights: jnp.tensordot(w, x, axes=1),
+                memory[kind][modality],
+            )
+    return params | mean
+
+
+def _check_choice(name: str, value: str, choices) -> None:
+    options = choices.__args__
+    if value not in options:
+        raise ValueError(f"{name}: unknown {value!r}; choose from {list(options)}")

@@ -1,0 +1,169 @@
+"""FedCMI's model: per modality a self- and an infiltration projector and one head.
+
+Fan et al., arXiv 2401.00894; methods 1.2.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedcmi_jax.models.classifier import Encoders, fusion_module, owner_weights
+from fedcmi_jax.models.layers import dense
+from fedcmi_jax.models.projectors import PROJECTORS
+from fedcmi_jax.types import Array, Batch, Model, Outputs, Params
+
+
+class Head(nn.Module):
+    """One modality's classifier g, applied to both of its projections."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [B, D] to [B, C]."""
+        return dense(self.num_classes, "out")(x)
+
+
+def two_projector(
+    encoders: Mapping[str, nn.Module],
+    shapes: Mapping[str, tuple[int, ...]],
+    num_classes: int,
+    *,
+    fusion: str = "concat",
+    projector: str = "linear",
+    width: int = 512,
+) -> Model:
+    """h_m = enc_m(x_m), s_m = SP_m(h_m), c_m = IP_m(h_m), heads g_m on both.
+
+    The fused logits are ``fusion(p_1, ..., p_M)`` with p_m = s_m where the sample has
+    modality m; where it lacks it, p_m is the mean of c_k over the modalities k it has.
+    For two modalities that is the paper's stand-in: the other one's infiltration
+    projection. (For more the paper says nothing; the mean is ours.)
+
+    Blocks: ``encoder``, ``self_projector``, ``infiltration_projector``, ``head``, each
+    ``/{modality}`` and owned by the clients with the modality; ``fusion`` (by all). A
+    client with one modality shares in its head's average but does not train it.
+
+    Args:
+      encoders: Modality -> linen module of ``fedcmi_jax.models.ENCODERS``.
+      shapes: Modality -> shape of one sample; fixes the order of the modalities.
+      num_classes: C.
+      fusion: One of concat, sum, film, gated.
+      projector: ``linear`` or ``mlp`` (three layers).
+      width: D, width of every projector (512 in the reference code).
+
+    Returns:
+      A ``Model`` with projectors.
+
+    Raises:
+      ValueError: Encoders and shapes disagree, or fusion or projector is unknown.
+    """
+    if projector not in PROJECTORS:
+        raise ValueError(
+            f"projector: unknown {projector!r}; choose from {sorted(PROJECTORS)}"
+        )
+    if width < 1:
+        raise ValueError(f"width: {width} is not positive; give at least 1")
+    stack = Encoders(encoders, shapes)
+    modalities = stack.modalities
+    fuser = fusion_module(fusion, num_classes, modalities)
+    projection = PROJECTORS[projector](width)
+    head = Head(num_classes)
+
+    def init(key: Array) -> tuple[Params, Params]:
+        keys = jax.random.split(key, 5)
+        params, stats = stack.init(keys[0])
+        widths = stack.feature_shapes(params, stats)
+        d = jnp.zeros((1, width))
+
+        def each(module: nn.Module, block_key: Array, inputs: dict[str, Array]):
+            return {
+                m: module.init(jax.random.fold_in(block_key, i), inputs[m])["params"]
+                for i, m in enumerate(modalities)
+            }
+
+        h = {m: jnp.zeros((1, widths[m])) for m in modalities}
+        blocks = {
+            "encoder": params,
+            "self_projector": each(projection, keys[1], h),
+            "infiltration_projector": each(projection, keys[2], h),
+            "head": each(head, keys[3], {m: d for m in modalities}),
+            "fusion": fuser.init(keys[4], [d for _ in modalities])["params"],
+        }
+        return blocks, {"encoder": stats}
+
+    def fuse(params: Params, parts: dict[str, Array]) -> Array:
+        return fuser.apply({"params": params["fusion"]}, [parts[m] for m in modalities])
+
+    def apply(
+        params: Params, stats: Params, batch: Batch, train: bool
+    ) -> tuple[Outputs, Params]:
+        features, new_stats = stack.apply(
+            params["encoder"], stats["encoder"], batch, train
+        )
+
+        def project(kind: str) -> dict[str, Array]:
+            return {
+                m: projection.apply({"params": params[kind][m]}, features[m])
+                for m in modalities
+            }
+
+        def classify(vectors: dict[str, Array]) -> dict[str, Array]:
+            return {
+                m: head.apply({"params": params["head"][m]}, vectors[m])
+                for m in modalities
+            }
+
+        s, c = project("self_projector"), project("infiltration_projector")
+        outputs = Outputs(
+            logits=fuse(params, replace_missing(s, c, batch.available, modalities)),
+            features=features,
+            parts=s,
+            self_logits=classify(s),
+            infiltration=c,
+            infiltration_logits=classify(c),
+        )
+        return outputs, {"encoder": new_stats}
+
+    def owned(available: Array) -> Params:
+        own = owner_weights(available, modalities)
+        return {
+            "encoder": own,
+            "self_projector": own,
+            "infiltration_projector": own,
+            "head": own,
+            "fusion": jnp.ones(()),
+        }
+
+    def trained(available: Array) -> Params:
+        multimodal = (available.sum() >= 2).astype(available.dtype)
+        return owned(available) | {
+            "head": owner_weights(available * multimodal, modalities)
+        }
+
+    return Model(modalities, num_classes, True, init, apply, fuse, owned, trained)
+
+
+def replace_missing(
+    own: dict[str, Array],
+    infiltration: dict[str, Array],
+    available: Array,
+    modalities: tuple[str, ...],
+) -> dict[str, Array]:
+    """p_m = s_m where present, else the mean of c_k over the present k (methods 1.2).
+
+    Args:
+      own: Modality -> [B, D], s.
+      infiltration: Modality -> [B, D], c.
+      available: [B, M], 1 where present.
+      modalities: Names in the order of ``available``.
+
+    Returns:
+      Modality -> [B, D].
+    """
+    has = {m: available[:, i : i + 1] for i, m in enumerate(modalities)}
+    present = jnp.maximum(available.sum(1, keepdims=True), 1.0)
+    stand_in = sum(infiltration[m] * has[m] for m in modalities) / present
+    return {m: jnp.where(has[m] > 0, own[m], stand_in) for m in modalities}

@@ -1,0 +1,105 @@
+"""Parity with the first author's PyTorch code, over every file found (design 7)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax.methods.fedcmi import class_probabilities
+from tests.parity import reference as ref
+
+FILES = ref.files()
+if not FILES:
+    pytest.skip(
+        f"no reference results in {ref.FOLDER}; set FEDCMI_REFERENCE_DIR",
+        allow_module_level=True,
+    )
+
+PROBABILITY_TOLERANCE = 1e-5
+WEIGHT_TOLERANCE = 1e-4
+BATCH_NORM_TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda p: p.stem)
+def reference(request) -> ref.Reference:
+    return ref.load(request.param)
+
+
+def tolerance(reference: ref.Reference) -> float:
+    return BATCH_NORM_TOLERANCE if reference.config["conv"] else WEIGHT_TOLERANCE
+
+
+def largest_difference(ours, theirs) -> float:
+    """Over two trees of one structure."""
+    differences = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), ours, theirs)
+    return max(float(d) for d in jax.tree.leaves(differences))
+
+
+def report(record_property, what: str, difference: float) -> None:
+    record_property(what, difference)
+    print(f"{what}: largest absolute difference {difference:.2e}")
+
+
+def test_class_probabilities(reference, record_property):
+    worst = 0.0
+    for i in range(reference.num_clients):
+        if f"client{i}/P_a" not in reference.arrays:
+            continue
+        data, federation = ref.federation(reference, [i])
+        model, _ = ref.algorithm(reference, data, 1)
+        n = data.train.size
+        batch = fc.Batch(
+            inputs={m: jnp.asarray(x) for m, x in data.train.inputs.items()},
+            labels=federation.labels,
+            valid=jnp.ones(n),
+            available=jnp.ones((n, 2)),
+            positions=jnp.arange(n),
+        )
+        outputs, _ = model.apply(*reference.weights("init"), batch, False)
+        logits = jnp.stack([outputs.self_logits[m] for m in ref.MODALITIES], axis=1)
+        ours, _ = class_probabilities(
+            logits, batch.labels, batch.valid, model.num_classes
+        )
+        theirs = np.stack([reference.client(i, f"P_{m}") for m in ref.MODALITIES])
+        worst = max(worst, float(np.abs(ours - theirs).max()))
+    report(record_property, "class probabilities", worst)
+    assert worst < PROBABILITY_TOLERANCE
+
+
+def test_trained_clients(reference, record_property):
+    """A federation of one client: its trained weights are the new global ones."""
+    worst = 0.0
+    for i in range(reference.num_clients):
+        if not any(k.startswith(f"client{i}/trained/") for k in reference.arrays):
+            continue
+        data, federation = ref.federation(reference, [i])
+        _, algorithm = ref.algorithm(reference, data, 1)
+        state = ref.start(reference, algorithm, federation, jax.random.key(0))
+        state, info = jax.jit(algorithm.round)(state, federation)
+        assert bool(info.accepted.all())
+        theirs = reference.weights(f"client{i}/trained")
+        worst = max(
+            worst, largest_difference((state.params, state.batch_stats), theirs)
+        )
+    report(record_property, "trained clients", worst)
+    assert worst < tolerance(reference)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_aggregated_global(reference, chunk_size, record_property):
+    data, federation = ref.federation(reference, list(range(reference.num_clients)))
+    _, algorithm = ref.algorithm(
+        reference, data, reference.num_clients, chunk_size=chunk_size
+    )
+    state = ref.start(reference, algorithm, federation, jax.random.key(0))
+    worst = 0.0
+    for _ in range(reference.config["rounds"]):
+        name = f"round{int(state.round)}"
+        state, _ = jax.jit(algorithm.round)(state, federation)
+        theirs = reference.weights(name)
+        worst = max(
+            worst, largest_difference((state.params, state.batch_stats), theirs)
+        )
+    report(record_property, f"global weights, chunk {chunk_size}", worst)
+    assert worst < tolerance(reference)

@@ -176,9 +176,7 @@ def build_algorithm(
         result = train_client(method, local, client, max_batches, key)
         owned = method.owned(model.owned(use), use)
         delta = jax.tree.map(jnp.subtract, result.params, state.params)
-        stats_delta = jax.tree.map(
-            jnp.subtract, result.batch_stats, state.batch_stats
-        )
+        stats_delta = jax.tree.map(jnp.subtract, result.batch_stats, state.batch_stats)
         checked = (result.params, stats_delta, result.upload, result.memory)
         accepted = is_real & aggregate.all_finite(checked)
         if clip_norm is not None:

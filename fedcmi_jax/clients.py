@@ -102,4 +102,3 @@ def map_clients(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
     (sums, memory), accepted = jax.lax.scan(body, (zeros, memory), chunks)
     return sums, memory, accepted.reshape(-1)[:cohort]
-

@@ -72,9 +72,7 @@ def _plain(value: Any, null_non_finite: bool) -> Any:
     return value
 
 
-def write_json(
-    path: str | Path, value: Any, *, null_non_finite: bool = False
-) -> None:
+def write_json(path: str | Path, value: Any, *, null_non_finite: bool = False) -> None:
     """Writes a JSON file atomically and durably.
 
     Args:
@@ -271,10 +269,27 @@ def create(folder: str | Path) -> None:
       >>> import tempfile
       >>> create(Path(tempfile.mkdtemp()) / "runs" / "first")
     """
+    check_free(folder)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def check_free(folder: str | Path) -> None:
+    """Refuses a folder that cannot become a new run's; makes nothing.
+
+    Args:
+      folder: As `create`.
+
+    Raises:
+      ValueError: As `create`.
+
+    Example:
+      >>> check_free("no/such/folder")
+    """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise ValueError(f"run folder {folder} is a file; choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
     ours = re.compile(rf"{re.escape(_LOCK)}|\..*\.tmp")
     if any(not ours.fullmatch(entry.name) for entry in folder.iterdir()):
         raise ValueError(

@@ -64,9 +64,7 @@ def check_dataset(dataset: Dataset) -> Dataset:
         where = f"dataset {dataset.name!r}, {split_name} split"
         if split.size == 0:
             raise ValueError(f"{where}: no samples; check the source files")
-        bad = np.flatnonzero(
-            (split.labels < 0) | (split.labels >= dataset.num_classes)
-        )
+        bad = np.flatnonzero((split.labels < 0) | (split.labels >= dataset.num_classes))
         if bad.size:
             raise ValueError(
                 f"{where}, row {bad[0]}: label {split.labels[bad[0]]} is outside "
@@ -86,8 +84,9 @@ def check_dataset(dataset: Dataset) -> Dataset:
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
             if not finite.all():
                 raise ValueError(
-                    f"{where}, modality {modality!r}, row {np.flatnonzero(~finite)[0]}: "
-                    "value is not finite; clean or drop the row"
+                    f"{where}, modality {modality!r}, row "
+                    f"{np.flatnonzero(~finite)[0]}: value is not finite; clean or "
+                    "drop the row"
                 )
         if split.clients is not None and len(split.clients) != split.size:
             raise ValueError(

@@ -134,8 +134,8 @@ class Method(NamedTuple):
     finish: Callable[[Client, Finished, PyTree], tuple[PyTree, PyTree]] = (
         lambda client, finished, context: ((), client.memory)
     )
-    merge: Callable[[PyTree, PyTree, Cohort], PyTree] = (
-        lambda shared, upload, cohort: shared
+    merge: Callable[[PyTree, PyTree, Cohort], PyTree] = lambda shared, upload, cohort: (
+        shared
     )
     owned: Callable[[Params, Array], Params] = lambda weights, available: weights
     deploy: Callable[[Params, PyTree, Federation], Params] = (
@@ -220,9 +220,7 @@ def chain(first: Method, second: Method) -> Method:
 
     def forward(client, params, batch_stats, batch, context):
         i = 1 if _is_set(second, "forward") else 0
-        return pair[i].forward(
-            split(client, i), params, batch_stats, batch, context[i]
-        )
+        return pair[i].forward(split(client, i), params, batch_stats, batch, context[i])
 
     def loss(client, outputs, batch, context):
         terms, sums = zip(
@@ -274,7 +272,8 @@ def chain(first: Method, second: Method) -> Method:
         init_client=lambda *a: tuple(m.init_client(*a) for m in pair),
         start=start,
         begin=begin,
-        forward=forward if _is_set(first, "forward") or _is_set(second, "forward")
+        forward=forward
+        if _is_set(first, "forward") or _is_set(second, "forward")
         else _forward,
         loss=loss,
         grads=grads,
@@ -282,8 +281,7 @@ def chain(first: Method, second: Method) -> Method:
         epoch_end=epoch_end if first.epoch_end or second.epoch_end else None,
         finish=finish,
         merge=lambda shared, upload, cohort: tuple(
-            m.merge(s, u, cohort)
-            for m, s, u in zip(pair, shared, upload, strict=True)
+            m.merge(s, u, cohort) for m, s, u in zip(pair, shared, upload, strict=True)
         ),
         owned=lambda weights, a: second.owned(first.owned(weights, a), a),
         deploy=deploy,

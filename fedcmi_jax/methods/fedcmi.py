@@ -316,7 +316,9 @@ def fedcmi(
         head_losses = -(true_class[..., 0] * samples[:, None]).sum(0)
         head = (head_losses * available).sum() / jnp.maximum(count, 1.0)
 
-        direction = _direction(dominance, context, self_logits, teacher, batch, available)
+        direction = _direction(
+            dominance, context, self_logits, teacher, batch, available
+        )
         teacher_logits = jnp.take(teacher, direction, axis=1)
         agrees = direction == context.statistics_dominant
         infiltration = jnp.zeros(())

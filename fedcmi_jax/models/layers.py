@@ -60,9 +60,7 @@ class Conv(nn.Module):
         weights = self.param(
             "kernel", kaiming_normal_fan_out, (k, k, channels, self.features)
         )
-        bias = self.param(
-            "bias", _torch_conv_bias(k * k * channels), (self.features,)
-        )
+        bias = self.param("bias", _torch_conv_bias(k * k * channels), (self.features,))
         out_h = (height + 2 * p - k) // s + 1
         out_w = (width + 2 * p - k) // s + 1
         x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))

@@ -1,0 +1,454 @@
+"""A run's configuration: frozen dataclasses, JSON, and the experiment they describe.
+
+Four parts of a configuration are chosen by name: data set, partition, encoder, method.
+Such a section is the name plus the keyword-only options of the factory registered under
+it, so a new factory brings its own flags and help.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import json
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from fedcmi_jax import data, methods, models, partition
+from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
+from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.evaluation import Evaluation, build_evaluator
+from fedcmi_jax.federation import Federation, build_federation
+from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
+from fedcmi_jax.types import Model, Params
+
+REGISTRIES: dict[str, dict[str, Callable[..., Any]]] = {
+    "dataset": data.REGISTRY,
+    "partition": partition.REGISTRY,
+    "encoder": models.ENCODERS,
+    "method": methods.REGISTRY,
+}
+"""Section -> registry of factories."""
+
+DEFAULT_NAMES = {
+    "dataset": "noisy_digits",
+    "partition": "dirichlet",
+    "encoder": "mlp",
+    "method": "fedcmi",
+}
+
+PARTITION_STREAM = 1
+"""Index of the NumPy stream that deals samples and modalities; one per seed, so that
+all methods share one split."""
+
+
+def lookup(what: str, name: str, known: typing.Iterable[str]) -> str:
+    """Returns the name if it is known; hyphens may stand for underscores.
+
+    Raises:
+      ValueError: It is not; suggests a close one.
+    """
+    known = list(known)
+    for candidate in (name, name.replace("-", "_"), name.replace("_", "-")):
+        if candidate in known:
+            return candidate
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {sorted(known)}"
+    raise ValueError(f"{what}: unknown {name!r}; {hint}")
+
+
+@functools.cache
+def section(kind: str, name: str) -> type:
+    """The dataclass of a section: ``name`` and the options of its factory.
+
+    Args:
+      kind: A key of ``REGISTRIES``.
+      name: A name in that registry.
+
+    Raises:
+      ValueError: Unknown name.
+
+    Example:
+      >>> section("method", "fedprox")(mu=0.1)
+      FedproxMethod(name='fedprox', mu=0.1)
+    """
+    registry = REGISTRIES[kind]
+    name = lookup(f"{kind}.name", name, registry)
+    factory = registry[name]
+    hints = typing.get_type_hints(factory)
+    fields: list[tuple[str, Any, Any]] = [
+        ("name", str, dataclasses.field(default=name))
+    ]
+    fields += [
+        (p.name, hints[p.name], dataclasses.field(default=p.default))
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    ]
+    title = "".join(part.capitalize() for part in (*name.split("_"), kind))
+    known = ", ".join(sorted(registry))
+    doc = inspect.getdoc(factory) or ""
+    args = doc.partition("Args:\n")[2].partition("\n\n")[0]
+    doc = f"{doc.splitlines()[0]}\n\nAttributes:\n  name: One of {known}.\n{args}\n"
+    return dataclasses.make_dataclass(
+        title, fields, frozen=True, namespace={"__doc__": doc}
+    )
+
+
+def create(kind: str, chosen: Any, *args: Any) -> Any:
+    """Calls the factory that a section names with its options."""
+    options = {
+        f.name: getattr(chosen, f.name)
+        for f in dataclasses.fields(chosen)
+        if f.name != "name"
+    }
+    return REGISTRIES[kind][chosen.name](*args, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The model around the encoders.
+
+    Attributes:
+      architecture: classifier (encoders + fusion), two_projector (FedCMI's), or auto:
+        what the method needs.
+      fusion: How modalities meet: concat, sum, film or gated (methods 0.3).
+      projector: Projectors of two_projector: linear, or mlp of three layers.
+      width: Width D of every projector (512 in the reference code).
+    """
+
+    architecture: Literal["auto", "classifier", "two_projector"] = "auto"
+    fusion: Literal["concat", "sum", "film", "gated"] = "concat"
+    projector: Literal["linear", "mlp"] = "linear"
+    width: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalConfig:
+    """What a client does in one round.
+
+    Attributes:
+      epochs: Passes over its samples per round, E (reference code: 10).
+      batch_size: Samples per step, B (reference code: 16 to 64).
+      learning_rate: lr_0, the rate of the first rounds.
+      learning_rate_min: lr_min, reached at the last round; None: constant rate.
+      knee: T_0, last round at lr_0 (reference code: 80 of 180).
+      legacy_schedule: The public code's discontinuous schedule.
+      optimizer: sgd (torch's momentum form) or adam; fresh in every round.
+      momentum: Of sgd, in [0, 1) (reference code: 0.9).
+      weight_decay: On all parameters (reference code: 1e-4).
+    """
+
+    epochs: int = 5
+    batch_size: int = 32
+    learning_rate: float = 0.02
+    learning_rate_min: float | None = None
+    knee: int = 0
+    legacy_schedule: bool = False
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerConfig:
+    """What the server does with the mean update (FedOpt, arXiv 2003.00295).
+
+    Attributes:
+      optimizer: none (add it), adam, yogi, or avgm (momentum 0.9).
+      learning_rate: Rate of that optimizer; unused with none.
+    """
+
+    optimizer: Literal["none", "adam", "yogi", "avgm"] = "none"
+    learning_rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that fixes a run's results.
+
+    Attributes:
+      dataset: Data set and its options.
+      partition: How samples are dealt to clients, and options.
+      encoder: Encoder of every modality, and options.
+      method: Federated method and options.
+      model: The model around the encoders.
+      local: Local training.
+      server: Server optimizer.
+      clients: Clients in the federation, N.
+      clients_per_round: Clients trained per round, K.
+      multi_ratio: Share of clients with all modalities; the others have one
+        (reference code: 0.5).
+      probe_fraction: Share of a client's samples held out for r-bar and temperatures.
+      rounds: Rounds of the run, R.
+      seed: Seed of everything random.
+      eval_every: Rounds between evaluations.
+      checkpoint_every: Rounds between checkpoints.
+      rounds_per_call: Rounds per compiled call at most; None: as eval_every.
+      chunk_size: Clients computed together; speed and memory only.
+      clip_norm: Largest l2 norm of a client's update; None: no clipping.
+      output: Run folder; None: a new one under runs/.
+    """
+
+    dataset: Any = None
+    partition: Any = None
+    encoder: Any = None
+    method: Any = None
+    model: ModelConfig = ModelConfig()
+    local: LocalConfig = LocalConfig()
+    server: ServerConfig = ServerConfig()
+    clients: int = 20
+    clients_per_round: int = 5
+    multi_ratio: float = 0.5
+    probe_fraction: float = 0.0
+    rounds: int = 100
+    seed: int = 0
+    eval_every: int = 1
+    checkpoint_every: int = 10
+    rounds_per_call: int | None = None
+    chunk_size: int = 1
+    clip_norm: float | None = None
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        """Puts the default sections in."""
+        for kind, name in DEFAULT_NAMES.items():
+            if getattr(self, kind) is None:
+                object.__setattr__(self, kind, section(kind, name)())
+
+
+def typed(config: Config) -> type[Config]:
+    """``Config`` narrowed to the section types of an instance, for a parser."""
+    fields = [
+        (kind, type(getattr(config, kind)), dataclasses.field(default=None))
+        for kind in REGISTRIES
+    ]
+    return dataclasses.make_dataclass(
+        "Config",
+        fields,
+        bases=(Config,),
+        frozen=True,
+        namespace={"__doc__": Config.__doc__},
+    )
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Builds a configuration from nested dicts; what is left out has its default.
+
+    Raises:
+      ValueError: An unknown section, field or name.
+
+    Example:
+      >>> from_dict({"method": {"name": "fedprox", "mu": 0.5}}).method.mu
+      0.5
+    """
+    return _load(Config, "", values)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dicts of plain values; ``from_dict`` takes them back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _load(cls: type, where: str, values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a table of fields, found {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    loaded = {}
+    for name, value in values.items():
+        path = f"{where}{name}"
+        if name not in fields:
+            raise ValueError(f"{path}: unknown field; choose from {sorted(fields)}")
+        if cls is Config and name in REGISTRIES:
+            chosen = value.get("name", DEFAULT_NAMES[name])
+            value = _load(section(name, chosen), f"{path}.", value)
+        elif dataclasses.is_dataclass(hints[name]):
+            value = _load(hints[name], f"{path}.", value)
+        elif typing.get_origin(hints[name]) is tuple:
+            value = tuple(value)
+        loaded[name] = value
+    return cls(**loaded)
+
+
+def check_config(config: Config) -> None:
+    """Refuses impossible numbers before any work.
+
+    Raises:
+      ValueError: One line that names field, value and remedy. What a factory checks
+        itself (alpha, mu...) is found by ``build``.
+    """
+    at_least_one = {
+        "clients": config.clients,
+        "clients_per_round": config.clients_per_round,
+        "rounds": config.rounds,
+        "eval_every": config.eval_every,
+        "checkpoint_every": config.checkpoint_every,
+        "chunk_size": config.chunk_size,
+        "local.epochs": config.local.epochs,
+        "local.batch_size": config.local.batch_size,
+        "model.width": config.model.width,
+    }
+    if config.rounds_per_call is not None:
+        at_least_one["rounds_per_call"] = config.rounds_per_call
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise ValueError(f"{name}: {value} is below 1; give at least 1")
+    positive = {"local.learning_rate": config.local.learning_rate}
+    if config.server.optimizer != "none":
+        positive["server.learning_rate"] = config.server.learning_rate
+    for name, value in positive.items():
+        if not (value > 0 and np.isfinite(value)):
+            raise ValueError(f"{name}: {value} is not positive; try 0.01")
+    if not 0 <= config.local.momentum < 1:
+        raise ValueError(
+            f"local.momentum: {config.local.momentum} is outside [0, 1); try 0.9"
+        )
+    if not config.local.weight_decay >= 0:
+        raise ValueError(
+            f"local.weight_decay: {config.local.weight_decay} is negative; try 1e-4"
+        )
+    if config.seed < 0:
+        raise ValueError(f"seed: {config.seed} is negative; give 0 or more")
+    if config.clients_per_round > config.clients:
+        raise ValueError(
+            f"clients_per_round: {config.clients_per_round} is more than clients: "
+            f"{config.clients}; give at most {config.clients}"
+        )
+    _check_choices(config, "")
+
+
+def _check_choices(config: Any, where: str) -> None:
+    """Checks every Literal field, which JSON and library callers can get wrong."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value):
+            _check_choices(value, f"{where}{field.name}.")
+        elif typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+            raise ValueError(
+                f"{where}{field.name}: unknown {value!r}; choose from "
+                f"{list(typing.get_args(hint))}"
+            )
+
+
+class Experiment(NamedTuple):
+    """What a configuration describes, ready to run.
+
+    Attributes:
+      config: The configuration.
+      dataset: Host data.
+      federation: Device data, dealt to clients.
+      model: The model.
+      algorithm: ``init``, ``round``, ``run``.
+      evaluate: ``(params, batch_stats) -> Evaluation``.
+    """
+
+    config: Config
+    dataset: Dataset
+    federation: Federation
+    model: Model
+    algorithm: FederatedAlgorithm
+    evaluate: Callable[[Params, Params], Evaluation]
+
+    @property
+    def key(self) -> jax.Array:
+        """The PRNG key of the run's seed."""
+        return jax.random.key(self.config.seed)
+
+
+def build(config: Config) -> Experiment:
+    """Loads, deals and compiles nothing yet: everything a run needs.
+
+    Args:
+      config: The configuration.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      ValueError: Something in the configuration is impossible.
+
+    Example:
+      >>> experiment = build(from_dict({"dataset": {"name": "synthetic"}}))
+      >>> experiment.federation.num_clients
+      20
+    """
+    check_config(config)
+    method = create("method", config.method)
+    dataset = data.check_dataset(create("dataset", config.dataset))
+    rng = np.random.default_rng([config.seed, PARTITION_STREAM])
+    parts = create("partition", config.partition, dataset.train, config.clients, rng)
+    available = partition.allocate_modalities(
+        config.clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
+    )
+    federation = build_federation(
+        dataset, parts, available, probe_fraction=config.probe_fraction
+    )
+    model = _build_model(config, dataset, method.needs_projectors)
+    algorithm = build_algorithm(
+        method,
+        model,
+        clients_per_round=config.clients_per_round,
+        local=_local_training(config),
+        server_optimizer=_server_optimizer(config.server),
+        chunk_size=config.chunk_size,
+        rounds_per_call=config.rounds_per_call or config.eval_every,
+        clip_norm=config.clip_norm,
+    )
+    evaluate = build_evaluator(model, dataset.test, federation)
+    return Experiment(config, dataset, federation, model, algorithm, evaluate)
+
+
+def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:
+    encoders = {m: create("encoder", config.encoder) for m in dataset.modalities}
+    chosen, sizes = config.model, (dataset.shapes, dataset.num_classes)
+    plain = chosen.architecture == "auto" and not needs_projectors
+    if plain or chosen.architecture == "classifier":
+        return models.classifier(encoders, *sizes, fusion=chosen.fusion)
+    return models.two_projector(
+        encoders,
+        *sizes,
+        fusion=chosen.fusion,
+        projector=chosen.projector,
+        width=chosen.width,
+    )
+
+
+def _local_training(config: Config) -> LocalTraining:
+    local = config.local
+    end = local.learning_rate_min
+    rate = local.learning_rate
+    if end is not None:
+        rate = linear_decay(
+            rate, end, local.knee, config.rounds, legacy=local.legacy_schedule
+        )
+    return LocalTraining(
+        epochs=local.epochs,
+        batch_size=local.batch_size,
+        learning_rate=rate,
+        optimizer=_local_optimizer(local),
+    )
+
+
+def _local_optimizer(local: LocalConfig) -> Optimizer:
+    def adam(learning_rate) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(local.weight_decay)
+        return optax.chain(decay, optax.adam(learning_rate))
+
+    sgd = torch_sgd(momentum=local.momentum, weight_decay=local.weight_decay)
+    return {"sgd": sgd, "adam": adam}[local.optimizer]
+
+
+def _server_optimizer(server: ServerConfig) -> optax.GradientTransformation | None:
+    # FedOpt's tau (epsilon) is 1e-3 and its momentum 0.9: arXiv 2003.00295, section 5.
+    makers: dict[str, Callable[[float], optax.GradientTransformation | None]] = {
+        "none": lambda rate: None,
+        "adam": lambda rate: optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3),
+        "yogi": lambda rate: optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3),
+        "avgm": lambda rate: optax.sgd(rate, momentum=0.9),
+    }
+    return makers[server.optimizer](server.learning_rate)

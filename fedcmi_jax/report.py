@@ -1,0 +1,153 @@
+"""What a person sees: progress, the final block, lists."""
+
+import pathlib
+import sys
+from typing import Any
+
+import rich.console
+import rich.progress
+import rich.table
+
+from fedcmi_jax.config import REGISTRIES
+from fedcmi_jax.presets import PRESETS
+from fedcmi_jax.run import CONFIG, METRICS, SUMMARY, Observer, Summary
+from fedcmi_jax.run_folder import MetricsLog, read_json
+
+MOST_PLAIN_LINES = 20
+"""Lines of progress of a run whose output is not a terminal."""
+
+
+def modality_accuracies(record: dict[str, Any]) -> dict[str, float]:
+    """Modality -> fused accuracy with the other modalities zero."""
+    return {
+        name.removeprefix("acc_").removesuffix("_zero"): value
+        for name, value in record.items()
+        if name.startswith("acc_") and name.endswith("_zero")
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _line(record: dict[str, Any]) -> str:
+    parts = [f"accuracy {_percent(record['acc'])}"]
+    parts += [f"{m} {_percent(a)}" for m, a in modality_accuracies(record).items()]
+    return "  ".join(parts)
+
+
+class PlainProgress(Observer):
+    """One line per evaluated round, at most about twenty a run."""
+
+    def started(self, round: int, rounds: int) -> None:
+        """Says where training starts."""
+        self.rounds = rounds
+        self.next = 0
+        print(f"training from round {round} to {rounds}", flush=True)
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Prints the round if its turn has come."""
+        round = record["round"]
+        if round >= self.next or round == self.rounds:
+            print(f"round {round}/{self.rounds}  {_line(record)}", flush=True)
+            self.next = round + self.rounds / MOST_PLAIN_LINES
+
+    def note(self, text: str) -> None:
+        """Prints a note on standard error."""
+        print(f"fedcmi: {text}", file=sys.stderr, flush=True)
+
+
+class BarProgress(Observer):
+    """A progress bar with round, accuracies and the time left."""
+
+    def __init__(self) -> None:
+        """Sets the bar up; it shows from ``started`` on."""
+        self.bar = rich.progress.Progress(
+            rich.progress.TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
+            rich.progress.BarColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[line]}"),
+        )
+        self.task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> "BarProgress":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.stop()
+
+    def started(self, round: int, rounds: int) -> None:
+        """Shows the bar."""
+        self.task = self.bar.add_task(
+            "train", total=rounds, completed=round, line="compiling"
+        )
+        self.bar.start()
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Moves the bar."""
+        if self.task is not None:
+            self.bar.update(self.task, completed=record["round"], line=_line(record))
+
+    def note(self, text: str) -> None:
+        """Prints a note above the bar."""
+        self.bar.console.print(f"fedcmi: {text}", highlight=False, soft_wrap=True)
+
+
+def final_block(summary: Summary) -> str:
+    """The run's result in a few lines."""
+    r = summary.final
+    lines = [f"test accuracy {_percent(r['acc'])} after {r['round']} rounds"]
+    for m, alone in modality_accuracies(r).items():
+        extra = [
+            f"{label} {_percent(r[f'acc_{m}_{kind}'])}"
+            for kind, label in (("infiltration", "with stand-in"), ("head", "own head"))
+            if f"acc_{m}_{kind}" in r
+        ]
+        lines.append("  ".join([f"  {m} alone {_percent(alone)}", *extra]))
+    lines.append(
+        f"  macro F1 {r['macro_f1']:.3f}  worst class {_percent(r['worst_class'])}  "
+        f"clients {_percent(r.get('client_mean'))} mean, "
+        f"{_percent(r.get('client_min'))} lowest"
+    )
+    lines.append(f"run folder {summary.folder}")
+    return "\n".join(lines)
+
+
+def list_registry(kind: str) -> rich.table.Table:
+    """Names and first docstring lines of a registry."""
+    table = rich.table.Table("name", "what", box=None, pad_edge=False)
+    for name, factory in sorted(REGISTRIES[kind].items()):
+        table.add_row(name, (factory.__doc__ or "").strip().splitlines()[0])
+    return table
+
+
+def list_presets() -> rich.table.Table:
+    """Names and descriptions of the presets."""
+    table = rich.table.Table("preset", "what", box=None, pad_edge=False)
+    for name, preset in PRESETS.items():
+        table.add_row(name, preset.description)
+    return table
+
+
+def list_runs(root: pathlib.Path) -> rich.table.Table:
+    """Runs below a folder: status, rounds and accuracy."""
+    table = rich.table.Table(
+        "run", "method", "rounds", "accuracy", "status", box=None, pad_edge=False
+    )
+    for config in sorted(root.glob(f"*/{CONFIG}")):
+        folder = config.parent
+        try:
+            values = read_json(config)["config"]
+            records = [r for r in MetricsLog(folder / METRICS).read() if "acc" in r]
+        except (ValueError, KeyError, TypeError) as error:
+            table.add_row(str(folder), "", "", "", f"damaged: {error}")
+            continue
+        done = records[-1]["round"] if records else 0
+        table.add_row(
+            str(folder),
+            values["method"]["name"],
+            f"{done}/{values['rounds']}",
+            _percent(records[-1]["acc"]) if records else "-",
+            "finished" if (folder / SUMMARY).exists() else "resumable",
+        )
+    return table

@@ -1,0 +1,281 @@
+"""The training loop around the compiled rounds: evaluate, log, checkpoint, stop.
+
+Results depend on the configuration alone: a run that was interrupted at any moment and
+resumed ends with the same parameters bit for bit and the same metric lines. For that,
+a round's metrics are on disk before its checkpoint, and lines after the checkpoint that
+a run resumes from are dropped and written again.
+"""
+
+import contextlib
+import importlib.metadata
+import pathlib
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedcmi_jax import checkpoint
+from fedcmi_jax.config import Config, Experiment, from_dict, to_dict
+from fedcmi_jax.evaluation import read_sums, summarise
+from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
+from fedcmi_jax.types import FederationState, PyTree, RoundInfo
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+SUMMARY = "summary.json"
+
+LONGEST_POLL = 0.05
+"""Seconds between looks at the device while a round runs, at most."""
+
+
+class Observer:
+    """Hears about a run; the base class ignores everything."""
+
+    def started(self, round: int, rounds: int) -> None:
+        """Training starts or goes on behind this round."""
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """A metrics line was written."""
+
+    def note(self, text: str) -> None:
+        """Something the user should read."""
+
+
+class Summary(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+      folder: Its folder.
+      final: Its last metrics line.
+      state: Its final state.
+    """
+
+    folder: pathlib.Path
+    final: dict[str, Any]
+    state: FederationState
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved a checkpoint of ``round``."""
+
+    def __init__(self, signal_number: int, round: int):
+        """Keeps what the caller needs to report."""
+        super().__init__(f"stopped after round {round}")
+        self.signal_number = signal_number
+        self.round = round
+
+
+class DivergedError(Exception):
+    """Every client of a round was rejected; one line that names the remedy."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that results depend on."""
+    packages = ("fedcmi_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    found = {name: importlib.metadata.version(name) for name in (*packages, "numpy")}
+    return found | {"python": platform.python_version()}
+
+
+def write_config(folder: pathlib.Path, config: Config) -> None:
+    """Writes the run's config.json, complete, with versions."""
+    values = {"config": to_dict(config), "versions": versions()}
+    write_json(folder / CONFIG, values)
+
+
+def read_config(folder: pathlib.Path) -> Config:
+    """Reads a run's config.json.
+
+    Raises:
+      ValueError: It is damaged or of another version's making.
+    """
+    values = read_json(folder / CONFIG)
+    if not isinstance(values, dict) or "config" not in values:
+        raise ValueError(f"{folder / CONFIG}: has no 'config'; restore the file")
+    try:
+        return from_dict(values["config"])
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
+
+
+def train(
+    experiment: Experiment, folder: pathlib.Path, observer: Observer | None = None
+) -> Summary:
+    """Trains, or goes on from the folder's newest good checkpoint, to the last round.
+
+    Args:
+      experiment: What to run; ``config.build``.
+      folder: The run's folder; it must exist.
+      observer: Hears of progress.
+
+    Returns:
+      The run's summary, also written to summary.json.
+
+    Raises:
+      ValueError: The checkpoints belong to another configuration, or none of several
+        can be used.
+      Interrupted: SIGINT or SIGTERM; the last finished round is saved.
+      DivergedError: No client of a round sent a finite update; the last checkpoint is
+        that of an earlier round.
+    """
+    observer = observer or Observer()
+    config, federation = experiment.config, experiment.federation
+    log = MetricsLog(folder / METRICS)
+    state = _start(experiment, folder, log, observer)
+    round = int(state.round)
+    observer.started(round, config.rounds)
+    begun = time.perf_counter()
+    with _stop_requests(observer) as stop:
+        while round < config.rounds:
+            piece = _next_stop(config, round) - round
+            state, infos = experiment.algorithm.run(state, federation, np.int32(piece))
+            _wait(infos)
+            infos = jax.device_get(infos)
+            _check_alive(config, infos, round, piece, folder)
+            round += piece
+            for record in _records(experiment, state, infos, round - piece, piece):
+                record["seconds"] = time.perf_counter() - begun
+                log.append(record)
+                if "acc" in record:
+                    observer.evaluated(record)
+            if _is_due(config.checkpoint_every, round, config.rounds) or stop:
+                checkpoint.save(folder / CHECKPOINTS, state)
+            if stop and round < config.rounds:
+                raise Interrupted(stop[0], round)
+    return _finish(experiment, folder, log, state)
+
+
+def _start(
+    experiment: Experiment, folder: pathlib.Path, log: MetricsLog, observer: Observer
+) -> FederationState:
+    """A fresh state, or the newest good checkpoint's; the log is cut to match."""
+    init = jax.jit(experiment.algorithm.init)
+    checkpoints = folder / CHECKPOINTS
+    if not checkpoint.rounds(checkpoints):
+        log.truncate_after(0)
+        return init(experiment.key, experiment.federation)
+    like = jax.eval_shape(init, experiment.key, experiment.federation)
+    restored = checkpoint.restore(checkpoints, like)
+    for line in restored.skipped:
+        observer.note(line)
+    log.truncate_after(restored.round)
+    return restored.state
+
+
+def _is_due(every: int, round: int, rounds: int) -> bool:
+    return round % every == 0 or round == rounds
+
+
+def _next_stop(config: Config, round: int) -> int:
+    """The round at which the next compiled call must end."""
+    capacity = config.rounds_per_call or config.eval_every
+    stops = [round + capacity, config.rounds]
+    for every in (config.eval_every, config.checkpoint_every):
+        stops.append((round // every + 1) * every)
+    return min(stops)
+
+
+def _wait(tree: PyTree) -> None:
+    """Waits for device arrays so that Python still sees signals."""
+    pause = 1e-4
+    for leaf in jax.tree.leaves(tree):
+        while not leaf.is_ready():
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_POLL)
+
+
+def _check_alive(
+    config: Config, infos: RoundInfo, round: int, piece: int, folder: pathlib.Path
+) -> None:
+    for i in range(piece):
+        if infos.accepted[i].any():
+            continue
+        saved = checkpoint.rounds(folder / CHECKPOINTS)
+        kept = f"round {saved[-1]} is saved" if saved else "nothing was saved yet"
+        raise DivergedError(
+            f"round {round + i + 1}: method {config.method.name!r} got no finite "
+            f"update from any of its {len(infos.cohort[i])} clients; lower "
+            f"--local.learning-rate (now {config.local.learning_rate}) or set "
+            f"--clip-norm ({kept} in {folder})"
+        )
+
+
+def _records(
+    experiment: Experiment,
+    state: FederationState,
+    infos: RoundInfo,
+    before: int,
+    piece: int,
+) -> Iterator[dict[str, Any]]:
+    """Metrics lines of a piece: rounds with rejected clients, and the evaluated one."""
+    config = experiment.config
+    for i in range(piece):
+        round = before + i + 1
+        record: dict[str, Any] = {"round": round}
+        if infos.rejected[i]:
+            rejected = infos.cohort[i][~infos.accepted[i]]
+            record["rejected"] = [int(c) for c in rejected]
+        if i == piece - 1 and _is_due(config.eval_every, round, config.rounds):
+            record |= evaluate(experiment, state)
+            info = jax.tree.map(lambda x, i=i: x[i], infos)
+            record |= read_sums(info.metrics)
+            record["learning_rate"] = float(info.learning_rate)
+            record["num_examples"] = float(info.num_examples)
+            record["cohort"] = len(info.cohort)
+        if len(record) > 1:
+            yield record
+
+
+def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
+    """Test metrics of a state's deployed model, on the host."""
+    params = experiment.algorithm.deploy(state, experiment.federation)
+    return summarise(experiment.evaluate(params, state.batch_stats))
+
+
+def _finish(
+    experiment: Experiment, folder: pathlib.Path, log: MetricsLog, state
+) -> Summary:
+    records = [r for r in log.read() if "acc" in r]
+    best = max(records, key=lambda r: r["acc"] if r["acc"] is not None else -1.0)
+    summary = {
+        "rounds": experiment.config.rounds,
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "final": records[-1],
+        "best": {"round": best["round"], "acc": best["acc"]},
+        "versions": versions(),
+    }
+    write_json(folder / SUMMARY, summary, null_non_finite=True)
+    return Summary(folder, records[-1], state)
+
+
+@contextlib.contextmanager
+def _stop_requests(observer: Observer) -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM; a second one ends the process at once.
+
+    Yields:
+      A list that holds the signal once one has come.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def handle(number: int, frame: Any) -> None:
+        del frame
+        received.append(number)
+        for s in signals:
+            signal.signal(s, signal.SIG_DFL)
+        observer.note("stopping after this round; once more to stop at once")
+
+    before = {s: signal.signal(s, handle) for s in signals}
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

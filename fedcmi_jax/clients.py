@@ -60,6 +60,7 @@ def map_clients(
       use: [K, M] float32, modalities each one trains with.
       steps: [K] int32, length of each client's pass over its data.
       memory: Per-client memory of the whole federation, leaves [N, ...].
+      num_clients: N.
       chunk_size: Clients mapped together; a cohort that does not divide is padded with
         clients of id N, which contribute nothing.
 

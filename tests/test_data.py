@@ -118,10 +118,13 @@ def test_digit_splits_depend_on_seed_and_fraction_only():
     assert (train.min(), train.max()) == (0.0, 1.0)
     assert (len(train), len(test)) == (1437, 360)
     assert not images_in(train) & images_in(test)
-    noisy, color = load("noisy_digits", seed=3, noise=0.1), load("cg_digits", seed=3)
+    noisy, color = (
+        load("noisy_digits", standardize=False, seed=3, noise=0.1),
+        load("cg_digits", seed=3),
+    )
     np.testing.assert_array_equal(noisy.test.inputs["clean"], test)
     np.testing.assert_array_equal(color.train.inputs["gray"], train)
-    other = load("noisy_digits", seed=4).test.inputs["clean"]
+    other = load("noisy_digits", standardize=False, seed=4).test.inputs["clean"]
     assert images_in(other) != images_in(test)
 
 
@@ -138,7 +141,7 @@ def test_partners_are_other_samples_of_the_class_drawn_uniformly():
 
 
 def test_noisy_view_is_the_partner_plus_noise_in_range():
-    train = load("noisy_digits", noise=0.0).train
+    train = load("noisy_digits", standardize=False, noise=0.0).train
     clean, without_noise = train.inputs["clean"], train.inputs["noisy"]
     by_class = [images_in(clean[train.labels == c]) for c in range(10)]
     assert all(
@@ -147,14 +150,29 @@ def test_noisy_view_is_the_partner_plus_noise_in_range():
     )
     assert (without_noise != clean).any(axis=(1, 2, 3)).all()
 
-    noise = load("noisy_digits", noise=1.5).train.inputs["noisy"] - without_noise
+    noise = (
+        load("noisy_digits", standardize=False, noise=1.5).train.inputs["noisy"]
+        - without_noise
+    )
     assert noise.min() > -1e-6
     assert noise.max() < 1.5 + 1e-6
     assert abs(noise.mean() - 0.75) < 0.01
 
 
+def test_standardisation_uses_the_training_split_only():
+    raw = load("noisy_digits", standardize=False)
+    scaled = load("noisy_digits")
+    for m in raw.modalities:
+        train = raw.train.inputs[m]
+        assert scaled.train.inputs[m].dtype == np.float32
+        assert abs(scaled.train.inputs[m].mean()) < 1e-5
+        assert abs(scaled.train.inputs[m].std() - 1) < 1e-5
+        expected = (raw.test.inputs[m] - train.mean()) / train.std()
+        np.testing.assert_allclose(scaled.test.inputs[m], expected, rtol=1e-5)
+
+
 def test_noisy_view_stays_within_the_split():
-    test = load("noisy_digits", noise=0.0).test
+    test = load("noisy_digits", standardize=False, noise=0.0).test
     assert images_in(test.inputs["noisy"]) <= images_in(test.inputs["clean"])
 
 

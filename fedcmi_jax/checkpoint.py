@@ -115,10 +115,7 @@ def save(folder: str | Path, state: FederationState, *, keep: int = 3) -> None:
     content = {"format": _FORMAT, "round": number, "digest": digest, "leaves": leaves}
     temporary = folder / f"{number}.tmp"
     _write_arrays(temporary / "state", arrays)
-    # Orbax only logs some failures; one in a folder that reads back wrong must not
-    # make an older checkpoint go.
-    if _digest(leaves, _read_arrays(temporary / "state", arrays)) != digest:
-        raise OSError(f"{temporary}: the checkpoint does not read back as written")
+    _check_reads_back(temporary / "state", arrays, leaves, digest)
     metadata = {**content, "checksum": _checksum(content)}
     write_json(temporary / "metadata.json", metadata)
     for path in temporary.rglob("*"):
@@ -134,8 +131,7 @@ def save(folder: str | Path, state: FederationState, *, keep: int = 3) -> None:
     superseded = [n for n in rounds(folder) if n > number]
     for n in older[: max(len(older) - keep + 1, 0)] + superseded:
         # A half-removed folder must not have a number for a name.
-        removed = folder / f"{n}.removed"
-        _committed(folder)[n].rename(removed)
+        _committed(folder)[n].rename(folder / f"{n}.removed")
     _clean(folder)
 
 
@@ -331,6 +327,23 @@ def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:
     tree = {f"{i:05d}": _raw(x) for i, x in enumerate(arrays) if x.size}
     with _quiet(), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
+
+
+def _check_reads_back(
+    path: Path, arrays: list[np.ndarray], leaves: list[_Leaf], digest: str
+) -> None:
+    """Raises OSError unless the files hold these arrays.
+
+    Orbax only logs some failures to write, and only what can be restored may make an
+    older checkpoint go.
+    """
+    reason = "another digest"
+    try:
+        if _digest(leaves, _read_arrays(path, arrays)) == digest:
+            return
+    except _DamagedError as damage:
+        reason = str(damage)
+    raise OSError(f"{path}: the checkpoint does not read back as written: {reason}")
 
 
 def _read_arrays(path: Path, expected: Sequence[Any]) -> list[np.ndarray]:

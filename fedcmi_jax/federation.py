@@ -26,6 +26,8 @@ class Federation:
       available: [N, M] float32, 1 where the client has the modality.
       max_size: L, samples of the longest client, held-out ones included. Static: it
         is the only size that the compiled program depends on, with n and N.
+      modalities: Names in the order of ``available`` (static; a dict that passes
+        through a JAX transformation comes out sorted).
     """
 
     inputs: dict[str, Array]
@@ -35,16 +37,12 @@ class Federation:
     probe_sizes: Array
     available: Array
     max_size: int = field(metadata={"static": True})
+    modalities: tuple[str, ...] = field(metadata={"static": True})
 
     @property
     def num_clients(self) -> int:
         """Number of clients N."""
         return self.sizes.shape[0]
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Modality names; the order of ``available``."""
-        return tuple(self.inputs)
 
 
 def build_federation(
@@ -98,6 +96,7 @@ def build_federation(
         probe_sizes=jnp.asarray(probes, jnp.int32),
         available=jnp.asarray(available, jnp.float32),
         max_size=int(partition.sizes.max()),
+        modalities=modalities,
     )
 
 

@@ -48,7 +48,9 @@ def _parameters(name):
 def test_load_refuses_unknown_names_and_options():
     with pytest.raises(ValueError, match=r"name='mnits'.*noisy_digits, cg_digits"):
         load("mnits")
-    with pytest.raises(ValueError, match=r"nois=2\.0.*noise, test_fraction, seed"):
+    with pytest.raises(
+        ValueError, match=r"nois=2\.0.*noise, test_fraction, standardize, seed"
+    ):
         load("noisy_digits", nois=2.0)
 
 

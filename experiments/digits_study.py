@@ -1,11 +1,11 @@
-"""FedAvg, heads only and FedCMI on the two digit data sets: the table of BUILD_NOTES.md.
+"""FedAvg, heads only and FedCMI on the digit data sets: a table of BUILD_NOTES.md.
 
     python experiments/digits_study.py noisy-digits
     python experiments/digits_study.py cg-digits
 
 20 clients, 5 per round, Dirichlet alpha 0.3 and 100, all clients multimodal or half of
-them, five seeds. Prints mean +- standard deviation (over seeds) of the last round's test
-accuracies in percent, and writes every run's metrics to experiments/results/.
+them, five seeds. Prints mean +- standard deviation (over seeds) of the last round's
+test accuracies in percent, and writes every run's metrics to experiments/results/.
 """
 
 import argparse

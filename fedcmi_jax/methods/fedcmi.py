@@ -33,6 +33,8 @@ PERSONAL_BLOCKS = ("infiltration_projector", "head")
 
 Temperature = Literal["class", "fixed", "none"]
 Dominance = Literal["batch_local", "batch_global", "round_global", "server"]
+Disagreement = Literal["keep", "neutral"]
+RatioMean = Literal["arithmetic", "geometric"]
 
 
 class Context(NamedTuple):
@@ -89,7 +91,7 @@ def mean_ratios(
     probabilities: Array,
     present: Array,
     available: Array,
-    mean: Literal["arithmetic", "geometric"] = "arithmetic",
+    mean: RatioMean = "arithmetic",
 ) -> Array:
     """r-bar_m = mean over present classes of P_m[c] / P_ref[c], ref the last modality.
 
@@ -188,8 +190,8 @@ def fedcmi(
     fixed_temperature: float = 1.0,
     min_temperature: float = 0.1,
     dominance: Dominance = "batch_local",
-    on_disagreement: Literal["keep", "neutral"] = "keep",
-    ratio_mean: Literal["arithmetic", "geometric"] = "arithmetic",
+    on_disagreement: Disagreement = "keep",
+    ratio_mean: RatioMean = "arithmetic",
     warmup_rounds: int = 1,
     personal_infiltration: bool = False,
     head_owner_multimodal_only: bool = False,
@@ -253,6 +255,8 @@ def fedcmi(
         raise ValueError(f"warmup_rounds: {warmup_rounds} is negative; give 0 or more")
     _check_choice("temperature", temperature, Temperature)
     _check_choice("dominance", dominance, Dominance)
+    _check_choice("on_disagreement", on_disagreement, Disagreement)
+    _check_choice("ratio_mean", ratio_mean, RatioMean)
 
     def init_shared(model: Model, params: Params) -> Ratios:
         del params

@@ -2,7 +2,8 @@
 
 ``folder/<round>/`` holds ``state/``, the leaves of the `FederationState` as an Orbax
 tree of arrays numbered in tree order, and ``metadata.json``: the round, the format
-version, the leaves' names, dtypes and shapes, and a SHA-256 digest over all of it.
+version, the leaves' names, dtypes and shapes, a SHA-256 digest over all of it, and
+one for each file of ``state/``.
 
 A checkpoint is written beside its place as ``<round>.tmp``, read back, flushed to the
 disk and renamed; so whatever has a bare number for a name was once complete. One
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -28,7 +30,7 @@ from fedcmi_jax.run_folder import read_json, sync, write_json
 from fedcmi_jax.types import FederationState
 
 _FORMAT = 1
-_LEFTOVER = re.compile(r"\d+\.(tmp|removed|orbax-checkpoint-tmp.*)")
+_LEFTOVER = re.compile(r"\d+\.(tmp|removed|replaced|orbax-checkpoint-tmp.*)")
 
 
 class Restored(NamedTuple):
@@ -112,10 +114,16 @@ def save(folder: str | Path, state: FederationState, *, keep: int = 3) -> None:
 
     leaves, arrays = _to_host(state)
     digest = _digest(leaves, arrays)
-    content = {"format": _FORMAT, "round": number, "digest": digest, "leaves": leaves}
     temporary = folder / f"{number}.tmp"
     _write_arrays(temporary / "state", arrays)
     _check_reads_back(temporary / "state", arrays, leaves, digest)
+    content = {
+        "format": _FORMAT,
+        "round": number,
+        "leaves": leaves,
+        "digest": digest,
+        "files": _file_digests(temporary / "state"),
+    }
     metadata = {**content, "checksum": _checksum(content)}
     write_json(temporary / "metadata.json", metadata)
     for path in temporary.rglob("*"):
@@ -169,6 +177,7 @@ def restore(folder: str | Path, like: FederationState) -> Restored:
         try:
             metadata = _read_metadata(path, number)
             leaves = _check_fits(path, metadata, like)
+            _check_files(path / "state", metadata["files"])
             arrays = _read_arrays(path / "state", _expected(like))
             if _digest(leaves, arrays) != metadata["digest"]:
                 raise _DamagedError("its digest does not match its content")
@@ -199,10 +208,11 @@ def _committed(folder: Path) -> dict[int, Path]:
 
 def _clean(folder: Path) -> None:
     """Removes what killed processes and `save` itself left behind."""
-    committed = set(_committed(folder).values())
+    for number, path in _committed(folder).items():
+        if path.name != str(number):  # its successor never came
+            path.rename(folder / str(number))
     for path in folder.iterdir():
-        is_successor_there = path.suffix == ".replaced" and path not in committed
-        if is_successor_there or _LEFTOVER.fullmatch(path.name):
+        if _LEFTOVER.fullmatch(path.name):
             # What cannot be removed now (a network disk) is tried again next time.
             shutil.rmtree(path, ignore_errors=True)
 
@@ -220,7 +230,7 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _to_host(state: FederationState) -> tuple[list[_Leaf], list[np.ndarray]]:
@@ -256,7 +266,7 @@ def _to_state(
     for leaf, array, target in zip(leaves, arrays, targets, strict=True):
         value = array
         if leaf.key_impl:
-            value = jax.random.wrap_key_data(array, impl=leaf.key_impl)
+            value = jax.random.wrap_key_data(jnp.asarray(array), impl=leaf.key_impl)
         # An uncommitted array may follow others to their device; a committed one may
         # not, so restoring must not commit what was free.
         is_free = not getattr(target, "committed", True)
@@ -270,7 +280,7 @@ def _digest(leaves: list[_Leaf], arrays: Sequence[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for leaf, array in zip(leaves, arrays, strict=True):
         digest.update(json.dumps(leaf).encode() + b"\n")
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -299,6 +309,34 @@ def _read_metadata(path: Path, number: int) -> dict[str, Any]:
     if metadata["round"] != number:
         raise _DamagedError(f"it holds round {metadata['round']}")
     return metadata
+
+
+def _file_digests(path: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file below a folder."""
+    digests = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        with open(file, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digests[file.relative_to(path).as_posix()] = digest
+    return digests
+
+
+def _check_files(path: Path, wanted: dict[str, str]) -> None:
+    """Raises `_DamagedError` unless the files are those that `save` wrote.
+
+    Orbax never sees damaged files: its error would be right, but reads still under
+    way would go on to write warnings about a closed event loop.
+    """
+    try:
+        found = _file_digests(path)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise _DamagedError(_brief(error)) from error
+    for name, digest in wanted.items():
+        if found.get(name) != digest:
+            what = "has changed" if name in found else "is missing"
+            raise _DamagedError(f"{path.name}/{name} {what}")
 
 
 def _check_fits(
@@ -359,7 +397,7 @@ def _read_arrays(path: Path, expected: Sequence[Any]) -> list[np.ndarray]:
             )
     except (MemoryError, PermissionError):
         raise
-    except Exception as error:  # Orbax and TensorStore document no narrower set
+    except Exception as error:  # Orbax and TensorStore promise no narrower set
         raise _DamagedError(_brief(error)) from error
     for i, array in enumerate(arrays):
         if array.size:

@@ -24,6 +24,9 @@ from fedcmi_jax.run_folder import check_free, check_run, create, default_folder,
 RUNS = pathlib.Path("runs")
 """Where run folders go unless --output says otherwise."""
 
+UNLIMITED_WIDTH = 1000
+"""Columns of a table that goes to a file or a pipe."""
+
 USAGE = """\
 usage: fedcmi COMMAND ...
 
@@ -132,7 +135,9 @@ def _run(experiment: configs.Experiment, folder: pathlib.Path) -> int:
 def _list(args: list[str]) -> int:
     if len(args) > 1:
         raise ValueError(f"list: takes one of {list(LISTS)}, not {args}")
-    console = rich.console.Console(soft_wrap=True)
+    # In a pipe there is no width to fit, and cut names are of no use to a script.
+    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
+    console = rich.console.Console(soft_wrap=True, width=width)
     if args:
         console.print(LISTS[configs.lookup("list", args[0], LISTS)]())
         return 0
@@ -189,6 +194,7 @@ def parse(args: Sequence[str]) -> configs.Config | None:
             _tyro(base, ["--help"], text)
         return None
     _check_flags(flags, base)
+    flags = _spelled_for_tyro(flags, base)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -236,7 +242,7 @@ def _without_names(flags: list[str]) -> list[str]:
 
 
 def _check_flags(flags: list[str], base: configs.Config) -> None:
-    known = set(_field_names(base, "")) | {"help"}
+    known = set(_field_names(base, "")) - {"preset"} | {"help"}
     for text in flags:
         if not text.startswith("--"):
             continue
@@ -254,6 +260,30 @@ def _check_flags(flags: list[str], base: configs.Config) -> None:
                 if "choose from" in hint:
                     hint = "see fedcmi train --help"
                 raise ValueError(f"flag: unknown {text!r}{of}; {hint}") from None
+
+
+def _spelled_for_tyro(flags: list[str], base: configs.Config) -> list[str]:
+    """``--a=x,y`` as ``--a x y`` for lists, ``--a=True`` as ``--a`` for booleans."""
+    spelled = []
+    for text in flags:
+        flag, equals, value = text.partition("=")
+        path = flag.removeprefix("--").replace("-", "_")
+        default = _value_at(base, path) if equals else None
+        if isinstance(default, tuple):
+            spelled += [flag, *(part for part in value.split(",") if part)]
+        elif isinstance(default, bool) and value.lower() in ("true", "false"):
+            section, dot, name = flag.removeprefix("--").rpartition(".")
+            negation = "" if value.lower() == "true" else "no-"
+            spelled.append(f"--{section}{dot}{negation}{name}")
+        else:
+            spelled.append(text)
+    return spelled
+
+
+def _value_at(config: object, path: str) -> object:
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
 
 
 def _field_names(config: object, prefix: str) -> list[str]:

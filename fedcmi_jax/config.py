@@ -10,13 +10,15 @@ import difflib
 import functools
 import inspect
 import json
+import math
 import typing
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import optax
+import tyro
 
 from fedcmi_jax import data, methods, models, partition
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
@@ -191,6 +193,7 @@ class Config:
       chunk_size: Clients computed together; speed and memory only.
       clip_norm: Largest l2 norm of a client's update; None: no clipping.
       output: Run folder; None: a new one under runs/.
+      preset: Where the values come from; a record, not a flag.
     """
 
     dataset: Any = None
@@ -212,6 +215,7 @@ class Config:
     chunk_size: int = 1
     clip_norm: float | None = None
     output: str | None = None
+    preset: Annotated[str, tyro.conf.Suppress] = ""
 
     def __post_init__(self) -> None:
         """Puts the default sections in."""
@@ -249,8 +253,23 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Nested dicts of plain values; ``from_dict`` takes them back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """Nested dicts of JSON values; ``from_dict`` takes them back.
+
+    Floats that JSON lacks become "inf", "-inf" and "nan".
+
+    Example:
+      >>> to_dict(from_dict({"partition": {"cap": float("inf")}}))["partition"]["cap"]
+      'inf'
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(v) for name, v in value.items()}
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
+        return value
+
+    return json.loads(json.dumps(plain(dataclasses.asdict(config))))
 
 
 def _load(cls: type, where: str, values: Any) -> Any:
@@ -270,6 +289,8 @@ def _load(cls: type, where: str, values: Any) -> Any:
             value = _load(hints[name], f"{path}.", value)
         elif typing.get_origin(hints[name]) is tuple:
             value = tuple(value)
+        elif hints[name] is float and value in ("inf", "-inf", "nan"):
+            value = float(value)
         loaded[name] = value
     return cls(**loaded)
 
@@ -292,6 +313,10 @@ def check_config(config: Config) -> None:
         "local.batch_size": config.local.batch_size,
         "model.width": config.model.width,
     }
+    # Encoders do not check their sizes, and flax fails on them far from here.
+    for name in ("features", "hidden"):
+        sizes = np.atleast_1d(getattr(config.encoder, name, 1))
+        at_least_one[f"encoder.{name}"] = min(sizes.tolist(), default=1)
     if config.rounds_per_call is not None:
         at_least_one["rounds_per_call"] = config.rounds_per_call
     for name, value in at_least_one.items():

@@ -64,4 +64,5 @@ def preset(name: str) -> Config:
       >>> preset("noisy-digits").method.name
       'fedcmi'
     """
-    return from_dict(PRESETS[lookup("preset", name, PRESETS)].values)
+    name = lookup("preset", name, PRESETS)
+    return from_dict(PRESETS[name].values | {"preset": name})

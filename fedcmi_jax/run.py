@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from fedcmi_jax import checkpoint
+from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.config import Config, Experiment, from_dict, to_dict
 from fedcmi_jax.evaluation import read_sums, summarise
 from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
@@ -72,7 +73,7 @@ class Interrupted(Exception):
 
 
 class DivergedError(Exception):
-    """Every client of a round was rejected; one line that names the remedy."""
+    """No client's update was finite, or the model is not; names the remedy."""
 
 
 def versions() -> dict[str, str]:
@@ -120,8 +121,9 @@ def train(
       ValueError: The checkpoints belong to another configuration, or none of several
         can be used.
       Interrupted: SIGINT or SIGTERM; the last finished round is saved.
-      DivergedError: No client of a round sent a finite update; the last checkpoint is
-        that of an earlier round.
+      DivergedError: No client of a round sent a finite update, or the model is no
+        longer finite; the last checkpoint is that of an earlier round. Metric lines
+        name the clients that were rejected up to there.
     """
     observer = observer or Observer()
     config, federation = experiment.config, experiment.federation
@@ -129,6 +131,7 @@ def train(
     state = _start(experiment, folder, log, observer)
     round = int(state.round)
     observer.started(round, config.rounds)
+    finite = jax.jit(all_finite)
     begun = time.perf_counter()
     with _stop_requests(observer) as stop:
         while round < config.rounds:
@@ -136,10 +139,16 @@ def train(
             state, infos = experiment.algorithm.run(state, federation, np.int32(piece))
             _wait(infos)
             infos = jax.device_get(infos)
-            _check_alive(config, infos, round, piece, folder)
+            _check_alive(config, infos, round, piece, log)
+            # Finite updates can add up to more than a float holds. Checked before
+            # anything is saved, so that every checkpoint can be gone on from.
+            if not finite((state.params, state.batch_stats)):
+                raise _diverged(config, round + piece, "the model is not finite", log)
             round += piece
             for record in _records(experiment, state, infos, round - piece, piece):
-                record["seconds"] = time.perf_counter() - begun
+                if "acc" in record:
+                    now = time.perf_counter()
+                    record["seconds"], begun = now - begun, now
                 log.append(record)
                 if "acc" in record:
                     observer.evaluated(record)
@@ -190,19 +199,34 @@ def _wait(tree: PyTree) -> None:
 
 
 def _check_alive(
-    config: Config, infos: RoundInfo, round: int, piece: int, folder: pathlib.Path
+    config: Config, infos: RoundInfo, round: int, piece: int, log: MetricsLog
 ) -> None:
     for i in range(piece):
         if infos.accepted[i].any():
             continue
-        saved = checkpoint.rounds(folder / CHECKPOINTS)
-        kept = f"round {saved[-1]} is saved" if saved else "nothing was saved yet"
-        raise DivergedError(
-            f"round {round + i + 1}: method {config.method.name!r} got no finite "
-            f"update from any of its {len(infos.cohort[i])} clients; lower "
-            f"--local.learning-rate (now {config.local.learning_rate}) or set "
-            f"--clip-norm ({kept} in {folder})"
-        )
+        for j in range(i + 1):
+            if infos.rejected[j]:
+                log.append({"round": round + j + 1, "rejected": _rejected(infos, j)})
+        what = f"none of {len(infos.cohort[i])} clients sent a finite update"
+        raise _diverged(config, round + i + 1, what, log)
+
+
+def _diverged(config: Config, round: int, what: str, log: MetricsLog) -> DivergedError:
+    folder = log.path.parent
+    saved = checkpoint.rounds(folder / CHECKPOINTS)
+    kept = f"round {saved[-1]} is saved" if saved else "nothing was saved yet"
+    remedies = f"lower --local.learning-rate (now {config.local.learning_rate})"
+    if hasattr(config.method, "min_temperature"):
+        remedies += ", raise --method.min-temperature"
+    return DivergedError(
+        f"round {round}, method {config.method.name}: {what}; {remedies} or set "
+        f"--clip-norm ({kept} in {folder})"
+    )
+
+
+def _rejected(infos: RoundInfo, i: int) -> list[int]:
+    """Ids of the clients rejected in row ``i`` of the infos."""
+    return [int(c) for c in infos.cohort[i][~infos.accepted[i]]]
 
 
 def _records(
@@ -218,8 +242,7 @@ def _records(
         round = before + i + 1
         record: dict[str, Any] = {"round": round}
         if infos.rejected[i]:
-            rejected = infos.cohort[i][~infos.accepted[i]]
-            record["rejected"] = [int(c) for c in rejected]
+            record["rejected"] = _rejected(infos, i)
         if i == piece - 1 and _is_due(config.eval_every, round, config.rounds):
             record |= evaluate(experiment, state)
             info = jax.tree.map(lambda x, i=i: x[i], infos)
@@ -246,7 +269,8 @@ def _finish(
         "rounds": experiment.config.rounds,
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "final": records[-1],
-        "best": {"round": best["round"], "acc": best["acc"]},
+        "best": best,
+        "seconds": sum(r["seconds"] for r in records),
         "versions": versions(),
     }
     write_json(folder / SUMMARY, summary, null_non_finite=True)

@@ -61,10 +61,10 @@ def rounds(algorithm, federation, num_rounds=2, seed=0, jit=True):
 
 
 def poison(federation, client: int):
-    """The federation with inputs of one client that overflow in training."""
+    """The federation with one client whose inputs are not numbers."""
     start = int(federation.offsets[client])
     stop = start + int(federation.sizes[client])
-    inputs = {m: x.at[start:stop].set(1e30) for m, x in federation.inputs.items()}
+    inputs = {m: x.at[start:stop].set(jnp.nan) for m, x in federation.inputs.items()}
     return type(federation)(**(vars(federation) | {"inputs": inputs}))
 
 

@@ -1,0 +1,111 @@
+"""Ownership-weighted means by hand, clipping, server optimizers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax import aggregate
+from tests.problems import algorithm, assert_close, federation, poison, rounds
+
+PARAMS = {"encoder": {"a": jnp.array([1.0]), "v": jnp.array([2.0])}}
+
+
+def sums_of(deltas, owns, sizes, accepted=None):
+    """Sums over clients of {"encoder": {"a", "v"}} updates."""
+    accepted = accepted or [True] * len(sizes)
+    total = None
+    for delta, own, size, ok in zip(deltas, owns, sizes, accepted, strict=True):
+        sums = aggregate.client_sums(
+            {"encoder": {"a": jnp.array([delta[0]]), "v": jnp.array([delta[1]])}},
+            {},
+            {"encoder": {"a": jnp.array(own[0]), "v": jnp.array(own[1])}},
+            jnp.array(size),
+            (),
+            {},
+            jnp.array(ok),
+        )
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    return total
+
+
+def test_weighted_mean_over_owners_by_hand():
+    sums = sums_of([(1.0, 5.0), (4.0, 7.0)], [(1.0, 0.0), (1.0, 0.0)], [10, 30])
+    new, _ = aggregate.apply_server_update(PARAMS, sums, None, ())
+    np.testing.assert_allclose(new["encoder"]["a"], [1 + (10 + 120) / 40])
+    np.testing.assert_array_equal(new["encoder"]["v"], [2.0])
+
+
+def test_a_rejected_client_leaves_no_trace():
+    bad = sums_of(
+        [(1.0, 1.0), (jnp.nan, jnp.inf)], [(1.0, 1.0)] * 2, [10, 30], [True, False]
+    )
+    good = sums_of([(1.0, 1.0)], [(1.0, 1.0)], [10])
+    jax.tree.map(np.testing.assert_array_equal, bad, good)
+
+
+def test_all_finite():
+    assert bool(aggregate.all_finite({"a": jnp.ones(3), "n": jnp.arange(3)}))
+    assert not bool(aggregate.all_finite({"a": jnp.array([1.0, jnp.inf])}))
+    assert not bool(aggregate.all_finite((jnp.ones(2), jnp.array(jnp.nan))))
+
+
+def test_clipping_counts_own_blocks_only():
+    delta = {"a": jnp.array([3.0, 4.0]), "v": jnp.array([100.0])}
+    owned = {"a": jnp.array(1.0), "v": jnp.array(0.0)}
+    clipped = aggregate.clip_by_norm(delta, owned, 1.0)
+    np.testing.assert_allclose(clipped["a"], [0.6, 0.8], rtol=1e-6)
+    small = aggregate.clip_by_norm(delta, owned, 10.0)
+    np.testing.assert_array_equal(small["a"], delta["a"])
+
+
+def test_clipping_bounds_the_round():
+    problem = algorithm(fc.methods.fedavg(), clip_norm=1e-3)
+    start = problem.init(jax.random.key(0), federation())
+    state, _ = rounds(problem, federation(), 1)
+    moved = jax.tree.map(jnp.subtract, state.params, start.params)
+    # The mean over owners of updates of norm <= c, block by block.
+    assert 0 < float(optax.tree.norm(moved)) <= 1e-3 * np.sqrt(2) * 1.01
+
+
+def test_bad_clip_norm():
+    with pytest.raises(ValueError, match="clip_norm: 0.0 is not positive"):
+        algorithm(fc.methods.fedavg(), clip_norm=0.0)
+
+
+def test_server_sgd_with_rate_one_is_plain_averaging():
+    plain, _ = rounds(algorithm(fc.methods.fedavg()), federation())
+    server, _ = rounds(
+        algorithm(fc.methods.fedavg(), server_optimizer=optax.sgd(1.0)), federation()
+    )
+    assert_close(plain.params, server.params, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam(0.01), optax.yogi(0.01)])
+def test_server_optimizer_leaves_unowned_blocks(optimizer):
+    table = np.array([[1, 0]] * 5, bool)
+    fed = federation(table)
+    problem = algorithm(fc.methods.fedavg(), server_optimizer=optimizer)
+    start = problem.init(jax.random.key(0), fed)
+    state, _ = rounds(problem, fed)
+    absent = fed.modalities[1]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        state.params["encoder"][absent],
+        start.params["encoder"][absent],
+    )
+    assert bool((state.params["fusion"]["out"]["bias"] != 0).any())
+
+
+def test_poisoned_round_leaves_the_server_optimizer():
+    fed = federation()
+    for client in range(5):
+        fed = poison(fed, client)
+    problem = algorithm(fc.methods.fedavg(), server_optimizer=optax.adam(0.1))
+    start = problem.init(jax.random.key(0), fed)
+    state, _ = rounds(problem, fed, 1)
+    jax.tree.map(
+        np.testing.assert_array_equal, state.server_optimizer, start.server_optimizer
+    )

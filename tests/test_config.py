@@ -1,0 +1,162 @@
+import dataclasses
+import inspect
+import json
+import typing
+
+import numpy as np
+import pytest
+
+from fedcmi_jax import config as configs
+from fedcmi_jax.presets import PRESETS, preset
+
+ENTRIES = [(kind, name) for kind, known in configs.REGISTRIES.items() for name in known]
+TINY = {
+    "dataset": {
+        "name": "synthetic",
+        "train_samples": 60,
+        "test_samples": 20,
+        "num_classes": 3,
+        "features": 4,
+    },
+    "partition": {"name": "iid"},
+    "encoder": {"name": "mlp", "features": 4},
+    "model": {"width": 4},
+    "clients": 4,
+    "clients_per_round": 2,
+}
+
+
+def tiny(**values):
+    return configs.from_dict(TINY | values)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name):
+    config = preset(name)
+    text = json.dumps(configs.to_dict(config), allow_nan=False)
+    assert configs.from_dict(json.loads(text)) == config
+    assert config.preset == name
+    configs.check_config(config)
+
+
+def test_infinity_and_tuples_survive_json():
+    config = tiny(
+        partition={"name": "dirichlet", "cap": float("inf")},
+        encoder={"name": "mlp", "hidden": (8, 4)},
+    )
+    text = json.dumps(configs.to_dict(config), allow_nan=False)
+    read = configs.from_dict(json.loads(text))
+    assert read == config
+    assert read.encoder.hidden == (8, 4)
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_sections_mirror_their_factory(kind, name):
+    made = configs.section(kind, name)
+    options = {
+        p.name: p.default
+        for p in inspect.signature(configs.REGISTRIES[kind][name]).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    fields = {f.name: f.default for f in dataclasses.fields(made)}
+    assert fields == {"name": name} | options
+    for option in fields:
+        assert f"  {option}: " in (made.__doc__ or ""), "an option without help"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made().name = "other"
+    assert configs.from_dict({kind: {"name": name}}) == configs.from_dict(
+        configs.to_dict(configs.from_dict({kind: {"name": name}}))
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"roundz": 3}, "roundz: unknown field"),
+        ({"local": {"lr": 1}}, "local.lr: unknown field"),
+        ({"method": {"name": "fedavg", "mu": 1.0}}, "method.mu: unknown field"),
+        ({"method": {"name": "fedcim"}}, "did you mean 'fedcmi'"),
+        ({"local": 3}, "local.: expected a table"),
+    ],
+)
+def test_from_dict_names_what_is_wrong(values, message):
+    with pytest.raises(ValueError, match=message):
+        configs.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"clients": 0}, "clients: 0"),
+        ({"clients_per_round": 5}, "clients_per_round: 5 is more than clients: 4"),
+        ({"rounds": 0}, "rounds: 0"),
+        ({"eval_every": 0}, "eval_every: 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every: 0"),
+        ({"rounds_per_call": 0}, "rounds_per_call: 0"),
+        ({"chunk_size": 0}, "chunk_size: 0"),
+        ({"clip_norm": 0.0}, "clip_norm: 0.0"),
+        ({"seed": -1}, "seed: -1"),
+        ({"multi_ratio": 1.5}, "multi_ratio=1.5"),
+        ({"probe_fraction": 1.0}, "probe_fraction: 1.0"),
+        ({"clients": 61, "clients_per_round": 2}, "num_clients=61"),
+        ({"local": {"batch_size": 0}}, "local.batch_size: 0"),
+        ({"local": {"epochs": 0}}, "local.epochs: 0"),
+        ({"local": {"learning_rate": 0.0}}, "local.learning_rate: 0.0"),
+        ({"local": {"learning_rate": float("nan")}}, "local.learning_rate: nan"),
+        ({"local": {"momentum": 1.0}}, "local.momentum: 1.0"),
+        ({"local": {"weight_decay": -1.0}}, "local.weight_decay: -1.0"),
+        ({"local": {"optimizer": "lion"}}, "local.optimizer: unknown 'lion'"),
+        ({"server": {"optimizer": "yogi", "learning_rate": 0.0}}, "server.learning"),
+        ({"model": {"width": 0}}, "model.width: 0"),
+        ({"encoder": {"name": "mlp", "features": 0}}, "encoder.features: 0"),
+        ({"encoder": {"name": "mlp", "hidden": (3, 0)}}, "encoder.hidden: 0"),
+        ({"partition": {"name": "dirichlet", "alpha": 0.0}}, "alpha=0.0"),
+        ({"method": {"name": "fedcmi", "lam": -1.0}}, "lam: -1.0"),
+        ({"dataset": {"name": "synthetic", "train_samples": 0}}, "train_samples=0"),
+        ({"model": {"architecture": "classifier"}}, "needs projectors"),
+    ],
+)
+def test_build_refuses_what_is_impossible(values, message):
+    with pytest.raises(ValueError, match=message) as error:
+        configs.build(tiny(**values))
+    assert "\n" not in str(error.value)
+
+
+def test_all_methods_share_one_split_that_the_seed_decides():
+    def split(**values):
+        values = {"partition": {"name": "dirichlet"}} | values
+        federation = configs.build(tiny(**values)).federation
+        return (*federation.inputs.values(), federation.sizes, federation.available)
+
+    def same(a, b):
+        return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+    first = split()
+    assert same(first, split(method={"name": "fedavg"}, local={"epochs": 1}))
+    assert not same(first, split(seed=1))
+
+
+def test_auto_architecture_is_what_the_method_needs():
+    def has_projectors(method, architecture="auto"):
+        model = TINY["model"] | {"architecture": architecture}
+        config = tiny(method={"name": method}, model=model)
+        return configs.build(config).model.has_projectors
+
+    assert has_projectors("fedcmi")
+    assert not has_projectors("fedavg")
+    assert has_projectors("fedavg", "two_projector")
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        (configs.ServerConfig, "optimizer"),
+        (configs.LocalConfig, "optimizer"),
+        (configs.ModelConfig, "fusion"),
+        (configs.ModelConfig, "projector"),
+    ],
+)
+def test_every_choice_can_be_built(section, field):
+    kind = section.__name__.removesuffix("Config").lower()
+    for choice in typing.get_args(typing.get_type_hints(section)[field]):
+        assert configs.build(tiny(**{kind: {field: choice}}))

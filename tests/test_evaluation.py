@@ -1,0 +1,92 @@
+"""Metrics by hand, and the views of a model against direct computation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax import evaluation
+from tests.problems import MODALITIES, dataset, federation, model
+
+TABLE = np.array([[8, 2, 0], [1, 1, 0], [0, 0, 0]], np.float32)
+
+
+def test_metrics_of_a_table_by_hand():
+    correct, count = evaluation.accuracy(jnp.asarray(TABLE))
+    assert (float(correct), float(count)) == (9.0, 12.0)
+    np.testing.assert_allclose(evaluation.class_accuracies(TABLE), [0.8, 0.5, np.nan])
+    # F1: class 0 2*8/(9+10), class 1 2*1/(3+2); class 2 is never seen nor predicted.
+    expected = (16 / 19 + 2 / 5) / 2
+    assert evaluation.macro_f1(TABLE) == pytest.approx(expected)
+
+
+def test_client_accuracy_by_hand():
+    tables = jnp.stack([jnp.asarray(TABLE)] * 3)
+    counts = jnp.array([[3.0, 1.0, 0.0], [0.0, 4.0, 4.0], [0.0, 0.0, 5.0]])
+    ours = evaluation.client_accuracies(tables, counts)
+    # The third class has no test samples: left out, or nothing left.
+    np.testing.assert_allclose(ours, [(3 * 0.8 + 0.5) / 4, 0.5, np.nan], rtol=1e-6)
+
+
+def test_sums_are_means_but_for_counts():
+    sums = {
+        "loss": (jnp.array(6.0), jnp.array(4.0)),
+        "clients_dominant_a": (jnp.array(3.0), jnp.array(5.0)),
+        "nothing": (jnp.array(0.0), jnp.array(0.0)),
+    }
+    assert evaluation.read_sums(sums) == {"loss": 1.5, "clients_dominant_a": 3.0}
+
+
+def share(logits, labels) -> float:
+    return float((jnp.argmax(logits, -1) == labels).mean())
+
+
+@pytest.mark.parametrize("batch_size", [7, 40, 1000])
+@pytest.mark.parametrize("kind", ["classifier", "two_projector"])
+def test_views_equal_direct_computation(kind, batch_size):
+    data, net, fed = dataset(), model(kind), federation()
+    params, stats = net.init(jax.random.key(3))
+    run = fc.build_evaluator(net, data.test, fed, batch_size=batch_size)
+    result = evaluation.summarise(run(params, stats))
+    n = data.test.size
+    labels = jnp.asarray(data.test.labels)
+
+    def forward(available):
+        batch = fc.Batch(
+            {m: jnp.asarray(x) for m, x in data.test.inputs.items()},
+            labels,
+            jnp.ones(n),
+            jnp.broadcast_to(jnp.array([available], jnp.float32), (n, 2)),
+            jnp.arange(n),
+        )
+        return net.apply(params, stats, batch, False)[0]
+
+    full = forward([1, 1])
+    assert result["acc"] == pytest.approx(share(full.logits, labels))
+    for i, m in enumerate(MODALITIES):
+        other = MODALITIES[1 - i]
+        alone = {m: full.parts[m], other: 0 * full.parts[other]}
+        expected = share(net.fuse(params, alone), labels)
+        assert result[f"acc_{m}_zero"] == pytest.approx(expected)
+        if net.has_projectors:
+            only = forward([1 - i, i])
+            assert result[f"acc_{m}_infiltration"] == pytest.approx(
+                share(only.logits, labels)
+            )
+            assert result[f"acc_{m}_head"] == pytest.approx(
+                share(full.self_logits[m], labels)
+            )
+    assert len(result["per_class"]) == 4
+    assert result["worst_class"] == min(result["per_class"])
+    order = ["client_min", "client_p10", "client_median", "client_max"]
+    values = [result[name] for name in order]
+    assert values == sorted(values)
+
+
+def test_client_class_counts():
+    fed = federation()
+    counts = evaluation.client_class_counts(fed, 4)
+    np.testing.assert_array_equal(counts.sum(1), fed.sizes)
+    first = np.bincount(np.asarray(fed.labels[:9]), minlength=4)
+    np.testing.assert_array_equal(counts[0], first)

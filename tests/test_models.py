@@ -1,0 +1,233 @@
+"""Layers against their definitions, fusions and stand-ins by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax.models.layers import BatchNorm, Conv, GroupNorm, max_pool
+from fedcmi_jax.models.two_projector import replace_missing
+from tests.problems import dataset, model
+
+
+def normal(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(5, 1, 2), (3, 1, 1), (3, 2, 1), (3, 2, 0)]
+)
+def test_conv_equals_lax_conv_with_gradients(kernel, stride, padding):
+    x = normal(2, 9, 8, 3)
+    layer = Conv(4, kernel, stride, padding)
+    params = layer.init(jax.random.key(1), x)
+
+    def reference(params, x):
+        p = params["params"]
+        y = jax.lax.conv_general_dilated(
+            x,
+            p["kernel"],
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + p["bias"][None, None, None]
+
+    np.testing.assert_allclose(
+        layer.apply(params, x), reference(params, x), rtol=1e-5, atol=1e-5
+    )
+    ours = jax.grad(lambda p, x: (layer.apply(p, x) ** 2).sum(), (0, 1))(params, x)
+    theirs = jax.grad(lambda p, x: (reference(p, x) ** 2).sum(), (0, 1))(params, x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+        ours,
+        theirs,
+    )
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_max_pool_equals_reduce_window(side):
+    x = normal(2, side, side, 3)
+    expected = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+    np.testing.assert_array_equal(max_pool(x), expected)
+
+
+def test_conv_initialisation():
+    x = jnp.zeros((1, 8, 8, 16))
+    params = Conv(64, 3).init(jax.random.key(0), x)["params"]
+    expected = np.sqrt(2 / (64 * 9))
+    assert abs(float(params["kernel"].std()) / expected - 1) < 0.05
+    bound = (16 * 9) ** -0.5
+    assert float(jnp.abs(params["bias"]).max()) <= bound
+    assert float(jnp.abs(params["bias"]).max()) > 0.8 * bound
+
+
+def batch_norm(x, mask, train, state=None):
+    layer = BatchNorm()
+    variables = state or layer.init(jax.random.key(0), x, mask, False)
+    y, updated = layer.apply(variables, x, mask, train, mutable=["batch_stats"])
+    return y, updated["batch_stats"]
+
+
+def test_batch_norm_has_torch_conventions():
+    x = jnp.array([[1.0], [2.0], [6.0]])
+    y, stats = batch_norm(x, jnp.ones(3), True)
+    # Mean 3, biased variance 14/3, unbiased 7.
+    np.testing.assert_allclose(y, (x - 3) / np.sqrt(14 / 3 + 1e-5), rtol=1e-5)
+    np.testing.assert_allclose(stats["mean"], [0.3], rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], [0.9 + 0.7], rtol=1e-6)
+
+
+def test_batch_norm_ignores_masked_samples():
+    x = normal(6, 4, 4, 3)
+    mask = jnp.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    y, stats = batch_norm(x.at[4:].set(1e6), mask, True)
+    expected, expected_stats = batch_norm(x[:4], jnp.ones(4), True)
+    np.testing.assert_allclose(y[:4], expected, rtol=1e-4, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, expected_stats
+    )
+
+
+def test_batch_norm_without_samples_keeps_its_statistics():
+    x = normal(3, 2)
+    _, before = batch_norm(x, jnp.ones(3), True)
+    variables = {"params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}}
+    y, after = batch_norm(x, jnp.zeros(3), True, variables | {"batch_stats": before})
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert bool(jnp.isfinite(y).all())
+
+
+def test_batch_norm_of_one_sample_is_finite():
+    y, stats = batch_norm(jnp.array([[5.0]]), jnp.ones(1), True)
+    assert bool(jnp.isfinite(y).all())
+    np.testing.assert_allclose(stats["var"], [0.9], rtol=1e-6)
+
+
+def test_group_norm_has_no_state_and_normalises_samples():
+    x = normal(4, 5, 5, 3)
+    variables = GroupNorm().init(jax.random.key(0), x, jnp.ones(4), True)
+    assert set(variables) == {"params"}
+    y = GroupNorm().apply(variables, x, jnp.ones(4), True)
+    np.testing.assert_allclose(y.reshape(4, -1).mean(1), 0, atol=1e-5)
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p["bias"][None]
+
+
+FUSIONS = {
+    "concat": lambda p, x, y: dense(p["out"], jnp.concatenate([x, y], 1)),
+    "sum": lambda p, x, y: dense(p["out0"], x) + dense(p["out1"], y),
+    "film": lambda p, x, y: dense(
+        p["out"], dense(p["film"], x)[:, :8] * y + dense(p["film"], x)[:, 8:]
+    ),
+    "gated": lambda p, x, y: dense(
+        p["out"], jax.nn.sigmoid(dense(p["gate"], x)) * dense(p["value"], y)
+    ),
+}
+
+
+@pytest.mark.parametrize("fusion", fc.models.FUSIONS)
+@pytest.mark.parametrize("kind", ["classifier", "two_projector"])
+def test_fusion_formulas(fusion, kind):
+    net = model(kind, fusion=fusion)
+    params, _ = net.init(jax.random.key(0))
+    x, y = normal(3, 8), normal(3, 8, seed=1)
+    parts = dict(zip(net.modalities, (x, y), strict=True))
+    np.testing.assert_allclose(
+        net.fuse(params, parts), FUSIONS[fusion](params["fusion"], x, y), rtol=1e-5
+    )
+
+
+def test_missing_modality_is_replaced_by_the_other_ones_infiltration():
+    own = {"a": jnp.full((3, 1), 1.0), "v": jnp.full((3, 1), 2.0)}
+    infiltration = {"a": jnp.full((3, 1), 10.0), "v": jnp.full((3, 1), 20.0)}
+    available = jnp.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    parts = replace_missing(own, infiltration, available, ("a", "v"))
+    np.testing.assert_array_equal(parts["a"][:, 0], [1, 1, 20])
+    np.testing.assert_array_equal(parts["v"][:, 0], [2, 10, 2])
+
+
+def batch_of(data, available):
+    n = len(available)
+    return fc.Batch(
+        inputs={m: jnp.asarray(x[:n]) for m, x in data.train.inputs.items()},
+        labels=jnp.asarray(data.train.labels[:n]),
+        valid=jnp.ones(n),
+        available=jnp.array(available, jnp.float32),
+        positions=jnp.arange(n),
+    )
+
+
+@pytest.mark.parametrize("kind", ["classifier", "two_projector"])
+def test_a_missing_modality_is_not_looked_at(kind):
+    net, data = model(kind), dataset()
+    params, stats = net.init(jax.random.key(0))
+    batch = batch_of(data, [[1, 0]] * 4)
+    first, second = net.modalities
+    other = batch._replace(inputs=batch.inputs | {second: batch.inputs[second] + 50})
+    a, _ = net.apply(params, stats, batch, True)
+    b, _ = net.apply(params, stats, other, True)
+    np.testing.assert_array_equal(a.logits, b.logits)
+    gradient = jax.grad(lambda p: net.apply(p, stats, batch, True)[0].logits.sum())(
+        params
+    )
+    assert all(not x.any() for x in jax.tree.leaves(gradient["encoder"][second]))
+    assert all(x.any() for x in jax.tree.leaves(gradient["encoder"][first]))
+
+
+def test_ownership_of_blocks():
+    net = model()
+    owned = net.owned(jnp.array([1.0, 0.0]))
+    trained = net.trained(jnp.array([1.0, 0.0]))
+    first, second = net.modalities
+    assert float(owned["head"][first]) == 1
+    assert float(owned["head"][second]) == 0
+    assert float(trained["head"][first]) == 0
+    assert float(trained["encoder"][first]) == 1
+    assert float(owned["fusion"]) == 1
+    assert jax.tree.structure(owned) == jax.tree.structure(trained)
+
+
+def test_xavier_normal_linear_layers_with_zero_bias():
+    encoders = {m: fc.models.mlp(features=256) for m in dataset().modalities}
+    net = fc.models.two_projector(encoders, dataset().shapes, 4, width=256)
+    params, _ = net.init(jax.random.key(0))
+    layer = params["self_projector"][net.modalities[0]]["dense0"]
+    assert abs(float(layer["kernel"].std()) / np.sqrt(2 / 512) - 1) < 0.02
+    assert not layer["bias"].any()
+
+
+def test_convnet_on_small_and_reference_images():
+    for side, channels in ((8, 3), (28, 1)):
+        net = fc.models.convnet(features=16)
+        x = normal(2, side, side, channels)
+        variables = net.init(jax.random.key(0), x, jnp.ones(2), False)
+        y = net.apply(variables, x, jnp.ones(2), False)
+        assert y.shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusion": "mean"}, "fusion: unknown 'mean'"),
+        ({"projector": "deep"}, "projector: unknown 'deep'"),
+        ({"width": 0}, "width: 0 is not positive"),
+    ],
+)
+def test_bad_model_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        model(**options)
+
+
+def test_pairwise_fusion_of_three_modalities_is_refused():
+    with pytest.raises(ValueError, match="'film' is defined for two modalities"):
+        model(modalities=("a", "b", "c"), fusion="film")
+
+
+def test_missing_encoder_is_named():
+    with pytest.raises(ValueError, match="encoders: given for"):
+        fc.models.classifier({"zeta": fc.models.mlp()}, dataset().shapes, 4)

@@ -1,0 +1,316 @@
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax import checkpoint, run, run_folder
+from fedcmi_jax import config as configs
+from fedcmi_jax.cli import main
+from tests import problems
+from tests.test_config import TINY
+
+# Rounds, evaluations, calls and checkpoints that do not divide each other.
+SCHEDULE = {
+    "rounds": 8,
+    "eval_every": 3,
+    "rounds_per_call": 2,
+    "checkpoint_every": 2,
+    "local": {"epochs": 1},
+}
+
+
+@functools.cache
+def experiment(method="fedcmi"):
+    """One for all tests: they share its compiled programs."""
+    values = TINY | SCHEDULE | {"method": {"name": method}}
+    return configs.build(configs.from_dict(values))
+
+
+def poisoned(*clients, method="fedavg", **values):
+    """An experiment in which these clients' training overflows."""
+    values = TINY | SCHEDULE | {"method": {"name": method}} | values
+    built = configs.build(configs.from_dict(values))
+    federation = built.federation
+    for client in clients:
+        federation = problems.poison(federation, client)
+    return built._replace(federation=federation)
+
+
+def start(experiment, folder):
+    run_folder.create(folder)
+    run.write_config(folder, experiment.config)
+    return folder
+
+
+def metrics(folder):
+    """Metric lines without what a clock says."""
+    lines = run_folder.MetricsLog(folder / run.METRICS).read()
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def newest(folder, built):
+    like = jax.eval_shape(built.algorithm.init, built.key, built.federation)
+    return checkpoint.restore(folder / run.CHECKPOINTS, like)
+
+
+def assert_same_run(folder, reference, built):
+    assert metrics(folder) == metrics(reference)
+    ours, theirs = newest(folder, built), newest(reference, built)
+    assert ours.round == theirs.round == built.config.rounds
+    problems.assert_equal(ours.state, theirs.state)
+    assert (folder / run.SUMMARY).exists()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = start(experiment(), tmp_path_factory.mktemp("runs") / "reference")
+    run.train(experiment(), folder)
+    return folder
+
+
+class At(run.Observer):
+    """Does something when a round has been evaluated, and keeps what it hears."""
+
+    def __init__(self, round=0, do=lambda: None):
+        self.round, self.do = round, do
+        self.records, self.notes = [], []
+
+    def evaluated(self, record):
+        self.records.append(record)
+        if record["round"] == self.round:
+            self.do()
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_one_trace_and_the_lines_of_a_run(tmp_path):
+    built = configs.build(experiment("fedavg").config)
+    observer = At()
+    folder = start(built, tmp_path / "run")
+    summary = run.train(built, folder, observer)
+    assert built.algorithm.run._cache_size() == 1
+    assert [r["round"] for r in observer.records] == [3, 6, 8]
+    assert int(summary.state.round) == 8
+    assert [line["round"] for line in metrics(folder)] == [3, 6, 8]
+    assert checkpoint.rounds(folder / run.CHECKPOINTS)[-1] == 8
+    for line in metrics(folder):
+        assert line["cohort"] == 2
+        assert line["learning_rate"] == pytest.approx(0.02)
+        assert "rejected" not in line
+
+
+def test_rounds_per_call_changes_nothing(reference, tmp_path):
+    values = configs.to_dict(experiment().config) | {"rounds_per_call": 3}
+    built = configs.build(configs.from_dict(values))
+    folder = start(built, tmp_path / "run")
+    run.train(built, folder)
+    assert metrics(folder) == metrics(reference)
+    problems.assert_equal(newest(folder, built).state, newest(reference, built).state)
+
+
+def test_metrics_are_those_of_the_state(reference):
+    built = experiment()
+    state = newest(reference, built).state
+    measured = run.evaluate(built, state)
+    last = metrics(reference)[-1]
+    assert {name: last[name] for name in measured} == json.loads(json.dumps(measured))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed(number, reference, tmp_path):
+    folder = start(experiment(), tmp_path / "run")
+    observer = At(3, lambda: signal.raise_signal(number))
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(run.Interrupted) as stopped:
+        run.train(experiment(), folder, observer)
+    assert (stopped.value.signal_number, stopped.value.round) == (number, 3)
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    assert newest(folder, experiment()).round == 3
+    assert not (folder / run.SUMMARY).exists()
+    run.train(experiment(), folder)
+    assert_same_run(folder, reference, experiment())
+    assert experiment().algorithm.run._cache_size() == 1, "restored states compile"
+
+
+# Ends the process, as SIGKILL does, at the n-th call of a function.
+KILLED = """
+import os, pathlib, signal, sys
+from fedcmi_jax import checkpoint, cli, run_folder
+
+where, calls, when, folder = sys.argv[1:]
+owner, name = {
+    "metric line": (run_folder.MetricsLog, "append"),
+    "checkpoint": (checkpoint, "save"),
+    "rename": (os, "rename"),
+    "summary": (__import__("fedcmi_jax.run").run, "_finish"),
+}[where]
+inner, count = getattr(owner, name), 0
+
+
+def deadly(*args, **options):
+    global count
+    count += 1
+    if count == int(calls) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = inner(*args, **options)
+    if count == int(calls):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+
+setattr(owner, name, deadly)
+sys.exit(cli.main(["resume", folder]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "calls", "when"),
+    [
+        ("metric line", 1, "after"),  # no checkpoint but that of round 2
+        ("checkpoint", 1, "before"),  # none at all
+        ("checkpoint", 2, "after"),
+        ("metric line", 2, "after"),
+        ("checkpoint", 4, "before"),  # a line of the last round, no checkpoint of it
+        ("summary", 1, "before"),
+    ],
+)
+def test_killed_and_resumed(where, calls, when, reference, tmp_path, capsys):
+    folder = start(experiment(), tmp_path / "run")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, where, str(calls), when, str(folder)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (folder / run.SUMMARY).exists()
+    run.train(experiment(), folder)
+    assert_same_run(folder, reference, experiment())
+
+
+def test_resume_command_takes_the_runs_own_configuration(reference, tmp_path, capsys):
+    folder = start(experiment(), tmp_path / "run")
+    assert main(["resume", str(folder)]) == 0
+    assert_same_run(folder, reference, experiment())
+
+
+def test_a_corrupt_checkpoint_is_passed_over(reference, tmp_path, capsys):
+    folder = start(experiment(), tmp_path / "run")
+    with pytest.raises(run.Interrupted):
+        run.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
+    damaged = folder / run.CHECKPOINTS / "6"
+    for file in (p for p in damaged.rglob("*") if p.is_file()):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    observer = At()
+    run.train(experiment(), folder, observer)
+    assert any("6" in note for note in observer.notes)
+    assert_same_run(folder, reference, experiment())
+
+
+def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):
+    folder = start(experiment(), tmp_path / "run")
+    with pytest.raises(run.Interrupted):
+        run.train(experiment(), folder, At(3, lambda: signal.raise_signal(2)))
+    values = configs.to_dict(experiment().config)
+    values["encoder"]["features"] = 5
+    run.write_config(folder, configs.from_dict(values))
+    before = sorted(folder.rglob("*"))
+    assert main(["resume", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedcmi: error: ")
+    assert sorted(p for p in folder.rglob("*") if p.name != ".lock") == before
+
+
+def test_rejected_clients_are_named(tmp_path):
+    built = poisoned(1, clients_per_round=4)
+    folder = start(built, tmp_path / "run")
+    run.train(built, folder)
+    lines = metrics(folder)
+    assert [line["round"] for line in lines] == list(range(1, 9))
+    assert all(line["rejected"] == [1] for line in lines)
+    assert [line["round"] for line in lines if "acc" in line] == [3, 6, 8]
+    state = newest(folder, built).state
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
+    built = poisoned(0, 1, 2, 3, method="fedcmi")
+    monkeypatch.setattr(configs, "build", lambda config: built)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--output=run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in ("fedcmi: error: round 1", "fedcmi", "--local.learning-rate"):
+        assert part in line
+    assert "--method.min-temperature" in line
+    assert "--clip-norm" in line
+    folder = tmp_path / "run"
+    assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
+    (last,) = metrics(folder)
+    assert last["round"] == 1
+    assert len(last["rejected"]) == 2
+
+
+def test_the_checkpoint_before_a_failed_round_stays(tmp_path):
+    good = experiment("fedavg")
+    folder = start(good, tmp_path / "run")
+    with pytest.raises(run.Interrupted):
+        run.train(good, folder, At(3, lambda: signal.raise_signal(2)))
+    kept = newest(folder, good)
+    with pytest.raises(run.DivergedError, match="round 4.*round 3 is saved"):
+        run.train(poisoned(0, 1, 2, 3), folder)
+    still = newest(folder, good)
+    assert still.round == 3
+    problems.assert_equal(still.state, kept.state)
+
+
+def test_a_model_that_overflows_is_never_saved(tmp_path):
+    # The clients' updates are finite, the server's step from them is not.
+    server = {"optimizer": "avgm", "learning_rate": 3e38}
+    values = TINY | SCHEDULE | {"method": {"name": "fedavg"}, "server": server}
+    local = {"epochs": 1, "learning_rate": 10.0}
+    built = configs.build(configs.from_dict(values | {"local": local}))
+    folder = start(built, tmp_path / "run")
+    with pytest.raises(run.DivergedError, match="round 2.*not finite"):
+        run.train(built, folder)
+    assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    program = (
+        "import signal; from fedcmi_jax import run\n"
+        "with run._stop_requests(run.Observer()):\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('first')\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('second')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert ended.returncode == -signal.SIGINT
+    assert "second" not in ended.stdout
+
+
+def test_a_run_in_use_is_refused(tmp_path, capsys):
+    folder = start(experiment(), tmp_path / "run")
+    with run_folder.lock(folder):
+        assert main(["resume", str(folder)]) == 2
+    assert "in use" in capsys.readouterr().err
+
+
+def test_library_loop_is_the_command_lines(reference):
+    built = experiment()
+    state = jax.jit(built.algorithm.init)(built.key, built.federation)
+    for _ in range(built.config.rounds):
+        state, _ = built.algorithm.run(state, built.federation, np.int32(1))
+    problems.assert_equal(state, newest(reference, built).state)
+    assert fc.FederationState is type(state)

@@ -1,0 +1,105 @@
+"""The package's shape: imports go one way, public names are documented."""
+
+import ast
+import doctest
+import importlib
+import pathlib
+import pkgutil
+
+import pytest
+
+import fedcmi_jax
+
+ROOT = pathlib.Path(fedcmi_jax.__file__).parent
+
+LAYERS = [
+    {"types"},
+    {"data"},
+    {"partition"},
+    {"federation", "models"},
+    {"methods", "evaluation"},
+    {"local", "aggregate"},
+    {"clients"},
+    {"algorithm"},
+    {"config", "run_folder"},
+    {"presets", "checkpoint"},
+    {"run"},
+    {"report"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def modules() -> list[str]:
+    return [m.name for m in pkgutil.walk_packages([str(ROOT)], "fedcmi_jax.")]
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Parts of this package that a file imports at its top level or within."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "fedcmi_jax":
+                names = [f"fedcmi_jax.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("fedcmi_jax.")}
+    return found
+
+
+def parts() -> list[tuple[str, pathlib.Path]]:
+    files = sorted(ROOT.rglob("*.py"))
+    return [
+        (f.relative_to(ROOT).with_suffix("").parts[0], f)
+        for f in files
+        if f != ROOT / "__init__.py"
+    ]
+
+
+@pytest.mark.parametrize(("part", "path"), parts(), ids=lambda v: str(v))
+def test_imports_go_one_way(part, path):
+    assert part in LEVEL, f"add {part} to a layer"
+    for other in imported(path) - {part}:
+        assert LEVEL[other] < LEVEL[part], f"{path.name} imports {other}"
+
+
+def test_a_method_imports_no_other_method_model_or_data_set():
+    for path in (ROOT / "methods").glob("*.py"):
+        if path.name in ("__init__.py", "base.py"):
+            continue
+        text = path.read_text()
+        assert "fedcmi_jax.data" not in text
+        assert "fedcmi_jax.models" not in text
+        own = [
+            node.module
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.ImportFrom) and "methods" in (node.module or "")
+        ]
+        assert set(own) <= {"fedcmi_jax.methods.base"}
+
+
+def test_only_models_import_flax():
+    for part, path in parts():
+        if part != "models":
+            assert "import flax" not in path.read_text(), path
+            assert "from flax" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("name", modules())
+def test_public_names_are_documented(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for key, value in vars(module).items():
+        is_ours = getattr(value, "__module__", None) == name
+        if is_ours and callable(value) and not key.startswith("_"):
+            assert value.__doc__, f"{name}.{key}"
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(module, optionflags=flags).failed == 0

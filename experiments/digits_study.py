@@ -9,9 +9,11 @@ test accuracies in percent, and writes every run's metrics to experiments/result
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import statistics
+import tempfile
 import time
 
 import jax
@@ -30,12 +32,16 @@ METHODS = {
 ALPHAS = (0.3, 100.0)
 MULTI_RATIOS = (1.0, 0.5)
 SEEDS = range(5)
+CAPACITY_STEP = 64
+"""The longest client's size is rounded up to this: one program serves many seeds."""
 
 
 def final_metrics(config: configs.Config) -> dict:
     """Trains without a run folder and evaluates the last round."""
     experiment = configs.build(config)
     algorithm, federation = experiment.algorithm, experiment.federation
+    capacity = -(-federation.max_size // CAPACITY_STEP) * CAPACITY_STEP
+    federation = dataclasses.replace(federation, max_size=capacity)
     state = jax.jit(algorithm.init)(experiment.key, federation)
     state, infos = algorithm.run(state, federation, config.rounds)
     params = algorithm.deploy(state, federation)
@@ -57,6 +63,8 @@ def main() -> None:
     base = configs.to_dict(preset(args.preset))
     rounds = args.rounds or base["rounds"]
     base |= {"rounds": rounds, "rounds_per_call": rounds}
+    cache = tempfile.TemporaryDirectory()
+    jax.config.update("jax_compilation_cache_dir", cache.name)
     runs, header = [], None
     begun = time.perf_counter()
     for alpha in ALPHAS:

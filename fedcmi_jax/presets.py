@@ -37,8 +37,8 @@ PRESETS: dict[str, Preset] = {
             "encoder": {"name": "convnet", "features": 64},
             "method": {"name": "fedcmi"},
             "model": {"width": 64},
-            "local": {"epochs": 5, "batch_size": 32, "learning_rate": 0.01},
-            "rounds": 100,
+            "local": {"epochs": 5, "batch_size": 32, "learning_rate": 0.005},
+            "rounds": 60,
         },
     ),
     "synthetic": Preset(

@@ -131,7 +131,7 @@ def apply_server_update(
     """
     delta = mean_delta(sums.deltas, sums.weights)
     if optimizer is None:
-        return optax.apply_updates(params, delta), optimizer_state
+        return jax.tree.map(jnp.add, params, delta), optimizer_state
     pseudo_gradient = optax.tree.scale(-1.0, delta)
     updates, new_state = optimizer.update(pseudo_gradient, optimizer_state, params)
     moved = optax.apply_updates(params, updates)

@@ -43,7 +43,7 @@ def longest_first(ids: Array, steps: Array) -> Array:
 
 
 def map_clients(
-    update: Callable[[Array, Array, PyTree, Array], ClientUpdate],
+    update: Callable[..., ClientUpdate],
     ids: Array,
     use: Array,
     steps: Array,

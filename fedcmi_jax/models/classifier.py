@@ -1,6 +1,7 @@
 """The base multimodal classifier: one encoder per modality and a fusion (methods 0)."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -89,6 +90,11 @@ def fusion_module(
     return FUSIONS[fusion](num_classes)
 
 
+def run(module: nn.Module, params: Params, x: Any) -> Array:
+    """Output of a module without state."""
+    return cast(Array, module.apply({"params": params}, x))
+
+
 def owner_weights(available: Array, modalities: tuple[str, ...]) -> Params:
     """``{modality: available[i]}``: who shares in a modality's blocks."""
     return {m: available[i] for i, m in enumerate(modalities)}
@@ -130,7 +136,7 @@ def classifier(
         return {"encoder": params, "fusion": fusion_params}, {"encoder": stats}
 
     def fuse(params: Params, parts: dict[str, Array]) -> Array:
-        return fuser.apply({"params": params["fusion"]}, [parts[m] for m in modalities])
+        return run(fuser, params["fusion"], [parts[m] for m in modalities])
 
     def apply(
         params: Params, stats: Params, batch: Batch, train: bool

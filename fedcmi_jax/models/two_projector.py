@@ -9,7 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.models.classifier import Encoders, fusion_module, owner_weights
+from fedcmi_jax.models.classifier import (
+    Encoders,
+    fusion_module,
+    owner_weights,
+    run,
+)
 from fedcmi_jax.models.layers import dense
 from fedcmi_jax.models.projectors import PROJECTORS
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params
@@ -95,7 +100,7 @@ def two_projector(
         return blocks, {"encoder": stats}
 
     def fuse(params: Params, parts: dict[str, Array]) -> Array:
-        return fuser.apply({"params": params["fusion"]}, [parts[m] for m in modalities])
+        return run(fuser, params["fusion"], [parts[m] for m in modalities])
 
     def apply(
         params: Params, stats: Params, batch: Batch, train: bool
@@ -106,15 +111,11 @@ def two_projector(
 
         def project(kind: str) -> dict[str, Array]:
             return {
-                m: projection.apply({"params": params[kind][m]}, features[m])
-                for m in modalities
+                m: run(projection, params[kind][m], features[m]) for m in modalities
             }
 
         def classify(vectors: dict[str, Array]) -> dict[str, Array]:
-            return {
-                m: head.apply({"params": params["head"][m]}, vectors[m])
-                for m in modalities
-            }
+            return {m: run(head, params["head"][m], vectors[m]) for m in modalities}
 
         s, c = project("self_projector"), project("infiltration_projector")
         outputs = Outputs(

@@ -220,7 +220,9 @@ def _value_of(flags: list[str], flag: str) -> str | None:
     """The last value given to a flag, in either form."""
     value = None
     for i, text in enumerate(flags):
-        if text == flag and i + 1 < len(flags):
+        if text == flag:
+            if i + 1 == len(flags) or flags[i + 1].startswith("--"):
+                raise ValueError(f"{flag}: has no value; give {flag}=NAME")
             value = flags[i + 1]
         elif text.startswith(f"{flag}="):
             value = text.partition("=")[2]

@@ -302,7 +302,7 @@ def check_config(config: Config) -> None:
       ValueError: One line that names field, value and remedy. What a factory checks
         itself (alpha, mu...) is found by ``build``.
     """
-    at_least_one = {
+    at_least_one: dict[str, float] = {
         "clients": config.clients,
         "clients_per_round": config.clients_per_round,
         "rounds": config.rounds,
@@ -446,10 +446,14 @@ def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Mo
 def _local_training(config: Config) -> LocalTraining:
     local = config.local
     end = local.learning_rate_min
-    rate = local.learning_rate
+    rate: float | Callable[[jax.Array], jax.Array] = local.learning_rate
     if end is not None:
         rate = linear_decay(
-            rate, end, local.knee, config.rounds, legacy=local.legacy_schedule
+            local.learning_rate,
+            end,
+            local.knee,
+            config.rounds,
+            legacy=local.legacy_schedule,
         )
     return LocalTraining(
         epochs=local.epochs,

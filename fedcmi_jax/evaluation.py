@@ -51,11 +51,11 @@ def build_evaluator(
       ``(params, batch_stats) -> Evaluation``, jitted.
     """
     inputs, labels, valid = _batched(split, model.modalities, batch_size)
-    patterns, pattern_of = np.unique(
+    distinct, which = np.unique(
         np.asarray(federation.available), axis=0, return_inverse=True
     )
-    patterns = jnp.asarray(patterns, jnp.float32)
-    pattern_of = jnp.asarray(pattern_of.reshape(-1), jnp.int32)
+    patterns = jnp.asarray(distinct, jnp.float32)
+    pattern_of = jnp.asarray(which.reshape(-1), jnp.int32)
     class_counts = client_class_counts(federation, model.num_classes)
 
     @jax.jit

@@ -21,7 +21,7 @@ import numpy as np
 
 from fedcmi_jax import checkpoint
 from fedcmi_jax.aggregate import all_finite
-from fedcmi_jax.config import Config, Experiment, from_dict, to_dict
+from fedcmi_jax.config import Config, Experiment, check_config, from_dict, to_dict
 from fedcmi_jax.evaluation import read_sums, summarise
 from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
 from fedcmi_jax.types import FederationState, PyTree, RoundInfo
@@ -99,7 +99,9 @@ def read_config(folder: pathlib.Path) -> Config:
     if not isinstance(values, dict) or "config" not in values:
         raise ValueError(f"{folder / CONFIG}: has no 'config'; restore the file")
     try:
-        return from_dict(values["config"])
+        config = from_dict(values["config"])
+        check_config(config)
+        return config
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.federation import Federation
 from fedcmi_jax.methods.base import (
     Client,
     Cohort,
@@ -429,10 +430,12 @@ def _personal(params: Params) -> Params:
     return {kind: params[kind] for kind in PERSONAL_BLOCKS}
 
 
-def _mean_personal_blocks(params: Params, memory: Params, federation) -> Params:
+def _mean_personal_blocks(
+    params: Params, memory: Params, federation: Federation
+) -> Params:
     """Global model with the sample-weighted owner mean of the personal blocks."""
     sizes = federation.sizes.astype(jnp.float32)
-    mean = {}
+    mean: Params = {}
     for kind in PERSONAL_BLOCKS:
         mean[kind] = {}
         for i, modality in enumerate(federation.modalities):

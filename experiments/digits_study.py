@@ -20,6 +20,7 @@ import jax
 
 from fedcmi_jax import config as configs
 from fedcmi_jax import evaluation
+from fedcmi_jax.experiment import build
 from fedcmi_jax.presets import PRESETS, preset
 from fedcmi_jax.run import versions
 
@@ -38,7 +39,7 @@ CAPACITY_STEP = 64
 
 def final_metrics(config: configs.Config) -> dict:
     """Trains without a run folder and evaluates the last round."""
-    experiment = configs.build(config)
+    experiment = build(config)
     algorithm, federation = experiment.algorithm, experiment.federation
     capacity = -(-federation.max_size // CAPACITY_STEP) * CAPACITY_STEP
     federation = dataclasses.replace(federation, max_size=capacity)

@@ -2,8 +2,10 @@
 
 from importlib.metadata import version as _version
 
+from fedcmi_jax import config as config
 from fedcmi_jax import data as data
 from fedcmi_jax import evaluation as evaluation
+from fedcmi_jax import experiment as experiment
 from fedcmi_jax import methods as methods
 from fedcmi_jax import models as models
 from fedcmi_jax import partition as partition

@@ -240,7 +240,7 @@ def build_algorithm(
         info = RoundInfo(
             cohort=ids,
             accepted=accepted,
-            rejected=(~accepted).sum().astype(jnp.int32),
+            rejected=(~accepted & (ids < federation.num_clients)).sum(),
             num_examples=sums.num_examples,
             learning_rate=local.rate(state.round),
             metrics=sums.metrics,

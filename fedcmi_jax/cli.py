@@ -18,6 +18,7 @@ import tyro
 
 from fedcmi_jax import config as configs
 from fedcmi_jax import report, run
+from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.presets import DEFAULT, PRESETS, preset
 from fedcmi_jax.run_folder import check_free, check_run, create, default_folder, lock
 
@@ -88,7 +89,7 @@ def _train(args: list[str]) -> int:
     else:
         folder = pathlib.Path(config.output)
     check_free(folder)
-    experiment = configs.build(config)
+    experiment = build(config)
     create(folder)
     with lock(folder):
         run.write_config(folder, config)
@@ -111,10 +112,10 @@ def _resume(args: list[str]) -> int:
         if (folder / run.SUMMARY).exists():
             print(f"{folder} is finished: {config.rounds} rounds; nothing to do")
             return 0
-        return _run(configs.build(config), folder)
+        return _run(build(config), folder)
 
 
-def _run(experiment: configs.Experiment, folder: pathlib.Path) -> int:
+def _run(experiment: Experiment, folder: pathlib.Path) -> int:
     interactive = sys.stdout.isatty()
     with (
         report.BarProgress()

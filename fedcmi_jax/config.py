@@ -1,4 +1,4 @@
-"""A run's configuration: frozen dataclasses, JSON, and the experiment they describe.
+"""A run's configuration: frozen dataclasses, JSON, and what is possible.
 
 Four parts of a configuration are chosen by name: data set, partition, encoder, method.
 Such a section is the name plus the keyword-only options of the factory registered under
@@ -13,20 +13,12 @@ import json
 import math
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
-import optax
 import tyro
 
 from fedcmi_jax import data, methods, models, partition
-from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
-from fedcmi_jax.data.base import Dataset
-from fedcmi_jax.evaluation import Evaluation, build_evaluator
-from fedcmi_jax.federation import Federation, build_federation
-from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
-from fedcmi_jax.types import Model, Params
 
 REGISTRIES: dict[str, dict[str, Callable[..., Any]]] = {
     "dataset": data.REGISTRY,
@@ -42,10 +34,6 @@ DEFAULT_NAMES = {
     "encoder": "mlp",
     "method": "fedcmi",
 }
-
-PARTITION_STREAM = 1
-"""Index of the NumPy stream that deals samples and modalities; one per seed, so that
-all methods share one split."""
 
 
 def lookup(what: str, name: str, known: typing.Iterable[str]) -> str:
@@ -358,126 +346,3 @@ def _check_choices(config: Any, where: str) -> None:
                 f"{where}{field.name}: unknown {value!r}; choose from "
                 f"{list(typing.get_args(hint))}"
             )
-
-
-class Experiment(NamedTuple):
-    """What a configuration describes, ready to run.
-
-    Attributes:
-      config: The configuration.
-      dataset: Host data.
-      federation: Device data, dealt to clients.
-      model: The model.
-      algorithm: ``init``, ``round``, ``run``.
-      evaluate: ``(params, batch_stats) -> Evaluation``.
-    """
-
-    config: Config
-    dataset: Dataset
-    federation: Federation
-    model: Model
-    algorithm: FederatedAlgorithm
-    evaluate: Callable[[Params, Params], Evaluation]
-
-    @property
-    def key(self) -> jax.Array:
-        """The PRNG key of the run's seed."""
-        return jax.random.key(self.config.seed)
-
-
-def build(config: Config) -> Experiment:
-    """Loads, deals and compiles nothing yet: everything a run needs.
-
-    Args:
-      config: The configuration.
-
-    Returns:
-      The experiment.
-
-    Raises:
-      ValueError: Something in the configuration is impossible.
-
-    Example:
-      >>> experiment = build(from_dict({"dataset": {"name": "synthetic"}}))
-      >>> experiment.federation.num_clients
-      20
-    """
-    check_config(config)
-    method = create("method", config.method)
-    dataset = data.check_dataset(create("dataset", config.dataset))
-    rng = np.random.default_rng([config.seed, PARTITION_STREAM])
-    parts = create("partition", config.partition, dataset.train, config.clients, rng)
-    available = partition.allocate_modalities(
-        config.clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
-    )
-    federation = build_federation(
-        dataset, parts, available, probe_fraction=config.probe_fraction
-    )
-    model = _build_model(config, dataset, method.needs_projectors)
-    algorithm = build_algorithm(
-        method,
-        model,
-        clients_per_round=config.clients_per_round,
-        local=_local_training(config),
-        server_optimizer=_server_optimizer(config.server),
-        chunk_size=config.chunk_size,
-        rounds_per_call=config.rounds_per_call or config.eval_every,
-        clip_norm=config.clip_norm,
-    )
-    evaluate = build_evaluator(model, dataset.test, federation)
-    return Experiment(config, dataset, federation, model, algorithm, evaluate)
-
-
-def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:
-    encoders = {m: create("encoder", config.encoder) for m in dataset.modalities}
-    chosen, sizes = config.model, (dataset.shapes, dataset.num_classes)
-    plain = chosen.architecture == "auto" and not needs_projectors
-    if plain or chosen.architecture == "classifier":
-        return models.classifier(encoders, *sizes, fusion=chosen.fusion)
-    return models.two_projector(
-        encoders,
-        *sizes,
-        fusion=chosen.fusion,
-        projector=chosen.projector,
-        width=chosen.width,
-    )
-
-
-def _local_training(config: Config) -> LocalTraining:
-    local = config.local
-    end = local.learning_rate_min
-    rate: float | Callable[[jax.Array], jax.Array] = local.learning_rate
-    if end is not None:
-        rate = linear_decay(
-            local.learning_rate,
-            end,
-            local.knee,
-            config.rounds,
-            legacy=local.legacy_schedule,
-        )
-    return LocalTraining(
-        epochs=local.epochs,
-        batch_size=local.batch_size,
-        learning_rate=rate,
-        optimizer=_local_optimizer(local),
-    )
-
-
-def _local_optimizer(local: LocalConfig) -> Optimizer:
-    def adam(learning_rate) -> optax.GradientTransformation:
-        decay = optax.add_decayed_weights(local.weight_decay)
-        return optax.chain(decay, optax.adam(learning_rate))
-
-    sgd = torch_sgd(momentum=local.momentum, weight_decay=local.weight_decay)
-    return {"sgd": sgd, "adam": adam}[local.optimizer]
-
-
-def _server_optimizer(server: ServerConfig) -> optax.GradientTransformation | None:
-    # FedOpt's tau (epsilon) is 1e-3 and its momentum 0.9: arXiv 2003.00295, section 5.
-    makers: dict[str, Callable[[float], optax.GradientTransformation | None]] = {
-        "none": lambda rate: None,
-        "adam": lambda rate: optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3),
-        "yogi": lambda rate: optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3),
-        "avgm": lambda rate: optax.sgd(rate, momentum=0.9),
-    }
-    return makers[server.optimizer](server.learning_rate)

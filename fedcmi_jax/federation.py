@@ -133,8 +133,10 @@ class ClientData:
 
     def batch(self, positions: Array, valid: Array) -> Batch:
         """The samples at ``positions`` [B] of this client; ``valid`` [B] of them."""
-        last = self.federation.labels.shape[0] - 1
-        rows = jnp.minimum(self.offset + positions, last)
+        # Padding repeats the client's own last sample: another client's could be
+        # anything, and 0 x inf is not 0.
+        last = jnp.maximum(self.num_examples + self.num_probe, 1) - 1
+        rows = self.offset + jnp.minimum(positions, last)
         valid = valid.astype(jnp.float32)
         return Batch(
             inputs={m: x[rows] for m, x in self.federation.inputs.items()},

@@ -21,8 +21,9 @@ import numpy as np
 
 from fedcmi_jax import checkpoint
 from fedcmi_jax.aggregate import all_finite
-from fedcmi_jax.config import Config, Experiment, check_config, from_dict, to_dict
+from fedcmi_jax.config import Config, check_config, from_dict, to_dict
 from fedcmi_jax.evaluation import read_sums, summarise
+from fedcmi_jax.experiment import Experiment
 from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
 from fedcmi_jax.types import FederationState, PyTree, RoundInfo
 
@@ -112,7 +113,7 @@ def train(
     """Trains, or goes on from the folder's newest good checkpoint, to the last round.
 
     Args:
-      experiment: What to run; ``config.build``.
+      experiment: What to run; ``experiment.build``.
       folder: The run's folder; it must exist.
       observer: Hears of progress.
 

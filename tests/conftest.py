@@ -1,3 +1,15 @@
-import jax
+import atexit
+import os
+import shutil
+import tempfile
+
+# Tests compile the same small programs over and over: once is enough. Set before JAX is
+# imported, so that the processes which tests start share the cache.
+_CACHE = tempfile.mkdtemp(prefix="fedcmi-tests-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedcmi_jax import config as configs
+from fedcmi_jax.experiment import build
 from fedcmi_jax.presets import PRESETS, preset
 
 ENTRIES = [(kind, name) for kind, known in configs.REGISTRIES.items() for name in known]
@@ -118,14 +119,14 @@ def test_from_dict_names_what_is_wrong(values, message):
 )
 def test_build_refuses_what_is_impossible(values, message):
     with pytest.raises(ValueError, match=message) as error:
-        configs.build(tiny(**values))
+        build(tiny(**values))
     assert "\n" not in str(error.value)
 
 
 def test_all_methods_share_one_split_that_the_seed_decides():
     def split(**values):
         values = {"partition": {"name": "dirichlet"}} | values
-        federation = configs.build(tiny(**values)).federation
+        federation = build(tiny(**values)).federation
         return (*federation.inputs.values(), federation.sizes, federation.available)
 
     def same(a, b):
@@ -140,7 +141,7 @@ def test_auto_architecture_is_what_the_method_needs():
     def has_projectors(method, architecture="auto"):
         model = TINY["model"] | {"architecture": architecture}
         config = tiny(method={"name": method}, model=model)
-        return configs.build(config).model.has_projectors
+        return build(config).model.has_projectors
 
     assert has_projectors("fedcmi")
     assert not has_projectors("fedavg")
@@ -159,4 +160,4 @@ def test_auto_architecture_is_what_the_method_needs():
 def test_every_choice_can_be_built(section, field):
     kind = section.__name__.removesuffix("Config").lower()
     for choice in typing.get_args(typing.get_type_hints(section)[field]):
-        assert configs.build(tiny(**{kind: {field: choice}}))
+        assert build(tiny(**{kind: {field: choice}}))

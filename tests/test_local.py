@@ -9,7 +9,15 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.local import shuffled_positions
-from tests.problems import SIZES, algorithm, assert_close, federation, model
+from tests.problems import (
+    SIZES,
+    algorithm,
+    assert_close,
+    federation,
+    model,
+    poison,
+    rounds,
+)
 
 
 def client_data(fed, i, batch_size=4):
@@ -74,6 +82,15 @@ def test_map_covers_training_and_held_out_samples():
     assert float(data.stored().valid.sum()) == 8
     whole = client_data(federation(), 2)
     assert float(whole.measured().sum()) == 12
+
+
+def test_padding_never_looks_at_another_client():
+    fed = poison(federation(), 1)
+    method = fc.methods.fedcmi()
+    local = fc.LocalTraining(epochs=1, batch_size=32)
+    _, info = rounds(algorithm(method, local=local), fed, 1)
+    accepted, cohort = np.asarray(info.accepted), np.asarray(info.cohort)
+    assert cohort[~accepted].tolist() == [1]
 
 
 def test_one_client_is_ordinary_training():

@@ -13,6 +13,7 @@ import fedcmi_jax as fc
 from fedcmi_jax import checkpoint, run, run_folder
 from fedcmi_jax import config as configs
 from fedcmi_jax.cli import main
+from fedcmi_jax.experiment import build
 from tests import problems
 from tests.test_config import TINY
 
@@ -30,16 +31,13 @@ SCHEDULE = {
 def experiment(method="fedcmi"):
     """One for all tests: they share its compiled programs."""
     values = TINY | SCHEDULE | {"method": {"name": method}}
-    return configs.build(configs.from_dict(values))
+    return build(configs.from_dict(values))
 
 
 def poisoned(*clients, method="fedavg", **values):
-    """An experiment in which these clients' training overflows."""
-    # The first step leaves huge parameters, the second overflows. Batches of 5 divide
-    # the 15 samples of a client: no padding.
-    local = {"epochs": 2, "batch_size": 5}
-    values = TINY | SCHEDULE | {"method": {"name": method}, "local": local} | values
-    built = configs.build(configs.from_dict(values))
+    """An experiment in which these clients' inputs are not numbers."""
+    values = TINY | SCHEDULE | {"method": {"name": method}} | values
+    built = build(configs.from_dict(values))
     federation = built.federation
     for client in clients:
         federation = problems.poison(federation, client)
@@ -96,7 +94,7 @@ class At(run.Observer):
 
 
 def test_one_trace_and_the_lines_of_a_run(tmp_path):
-    built = configs.build(experiment("fedavg").config)
+    built = build(experiment("fedavg").config)
     observer = At()
     folder = start(built, tmp_path / "run")
     summary = run.train(built, folder, observer)
@@ -113,7 +111,7 @@ def test_one_trace_and_the_lines_of_a_run(tmp_path):
 
 def test_rounds_per_call_changes_nothing(reference, tmp_path):
     values = configs.to_dict(experiment().config) | {"rounds_per_call": 3}
-    built = configs.build(configs.from_dict(values))
+    built = build(configs.from_dict(values))
     folder = start(built, tmp_path / "run")
     run.train(built, folder)
     assert metrics(folder) == metrics(reference)
@@ -247,7 +245,7 @@ def test_rejected_clients_are_named(tmp_path):
 
 def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     built = poisoned(0, 1, 2, 3, method="fedcmi")
-    monkeypatch.setattr(configs, "build", lambda config: built)
+    monkeypatch.setattr("fedcmi_jax.cli.build", lambda config: built)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--output=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -280,7 +278,7 @@ def test_a_model_that_overflows_is_never_saved(tmp_path):
     server = {"optimizer": "avgm", "learning_rate": 3e38}
     values = TINY | SCHEDULE | {"method": {"name": "fedavg"}, "server": server}
     values |= {"local": {"epochs": 1, "learning_rate": 1e3}, "rounds_per_call": 1}
-    built = configs.build(configs.from_dict(values))
+    built = build(configs.from_dict(values))
     folder = start(built, tmp_path / "run")
     with pytest.raises(run.DivergedError, match="round 1.*the model is not finite"):
         run.train(built, folder)

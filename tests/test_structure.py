@@ -22,7 +22,7 @@ LAYERS = [
     {"clients"},
     {"algorithm"},
     {"config", "run_folder"},
-    {"presets", "checkpoint"},
+    {"presets", "checkpoint", "experiment"},
     {"run"},
     {"report"},
     {"cli"},

@@ -42,6 +42,7 @@ def files() -> list[pathlib.Path]:
 
 
 class Reference(NamedTuple):
+    name: str
     config: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
@@ -71,7 +72,7 @@ class Reference(NamedTuple):
 def load(path: pathlib.Path) -> Reference:
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    return Reference(json.loads(str(arrays.pop("config"))), arrays)
+    return Reference(path.stem, json.loads(str(arrays.pop("config"))), arrays)
 
 
 def _translate(name: str, value: np.ndarray, fusion: str):

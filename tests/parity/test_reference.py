@@ -36,12 +36,12 @@ def largest_difference(ours, theirs) -> float:
     return max(float(d) for d in jax.tree.leaves(differences))
 
 
-def report(record_property, what: str, difference: float) -> None:
-    record_property(what, difference)
-    print(f"{what}: largest absolute difference {difference:.2e}")
+def report(reference: ref.Reference, what: str, difference: float) -> None:
+    """Shown by ``pytest tests/parity -s``."""
+    print(f"\n| {reference.name} | {what} | {difference:.1e} |", end="")
 
 
-def test_class_probabilities(reference, record_property):
+def test_class_probabilities(reference):
     worst = 0.0
     for i in range(reference.num_clients):
         if f"client{i}/P_a" not in reference.arrays:
@@ -63,11 +63,11 @@ def test_class_probabilities(reference, record_property):
         )
         theirs = np.stack([reference.client(i, f"P_{m}") for m in ref.MODALITIES])
         worst = max(worst, float(np.abs(ours - theirs).max()))
-    report(record_property, "class probabilities", worst)
+    report(reference, "class probabilities", worst)
     assert worst < PROBABILITY_TOLERANCE
 
 
-def test_trained_clients(reference, record_property):
+def test_trained_clients(reference):
     """A federation of one client: its trained weights are the new global ones."""
     worst = 0.0
     for i in range(reference.num_clients):
@@ -82,12 +82,12 @@ def test_trained_clients(reference, record_property):
         worst = max(
             worst, largest_difference((state.params, state.batch_stats), theirs)
         )
-    report(record_property, "trained clients", worst)
+    report(reference, "trained clients", worst)
     assert worst < tolerance(reference)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3])
-def test_aggregated_global(reference, chunk_size, record_property):
+def test_aggregated_global(reference, chunk_size):
     data, federation = ref.federation(reference, list(range(reference.num_clients)))
     _, algorithm = ref.algorithm(
         reference, data, reference.num_clients, chunk_size=chunk_size
@@ -101,5 +101,5 @@ def test_aggregated_global(reference, chunk_size, record_property):
         worst = max(
             worst, largest_difference((state.params, state.batch_stats), theirs)
         )
-    report(record_property, f"global weights, chunk {chunk_size}", worst)
+    report(reference, f"global weights, chunk {chunk_size}", worst)
     assert worst < tolerance(reference)

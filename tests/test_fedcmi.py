@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.methods.fedcmi import (
+from fedcmi_jax.infiltration import (
     argmax_last,
     class_probabilities,
     class_temperatures,

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
     {"types"},
-    {"data"},
+    {"data", "infiltration"},
     {"partition"},
     {"federation", "models"},
     {"methods", "evaluation"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"config", "run_folder"},
     {"presets", "checkpoint", "experiment"},
     {"run"},
-    {"report"},
+    {"report", "flags"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

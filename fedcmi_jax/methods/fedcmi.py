@@ -16,6 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.federation import Federation
+from fedcmi_jax.infiltration import (
+    RatioMean,
+    argmax_last,
+    class_probabilities,
+    class_temperatures,
+    distillation_loss,
+    mean_ratios,
+)
 from fedcmi_jax.methods.base import (
     Client,
     Cohort,
@@ -27,15 +35,12 @@ from fedcmi_jax.methods.base import (
 )
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
 
-PROBABILITY_FLOOR = 1e-8
-"""P is clamped to [this, 1] before any ratio (methods 1.9, D6)."""
 PERSONAL_BLOCKS = ("infiltration_projector", "head")
 """What ``personal_infiltration`` keeps at the client (methods 1.9, D8)."""
 
 Temperature = Literal["class", "fixed", "none"]
 Dominance = Literal["batch_local", "batch_global", "round_global", "server"]
 Disagreement = Literal["keep", "neutral"]
-RatioMean = Literal["arithmetic", "geometric"]
 
 
 class Context(NamedTuple):
@@ -64,121 +69,6 @@ class Ratios(NamedTuple):
     """Server-side memory of ``dominance='server'``: r-bar [M] of the last cohort."""
 
     ratios: Array
-
-
-def class_probabilities(
-    logits: Array, labels: Array, weights: Array, num_classes: int
-) -> tuple[Array, Array]:
-    """P_m[c], the mean of softmax(logits_m)[c] over the samples of class c.
-
-    Args:
-      logits: [n, M, C] self-projection logits.
-      labels: [n] int32.
-      weights: [n] float32, 1 for the samples to count.
-      num_classes: C.
-
-    Returns:
-      P [M, C], 0 for an absent class, and present [C] float32 (1 if the class occurs).
-    """
-    one_hot = jax.nn.one_hot(labels, num_classes) * weights[:, None]
-    counts = one_hot.sum(0)
-    own_class = labels[:, None, None]
-    true_class = jnp.take_along_axis(jax.nn.softmax(logits), own_class, axis=-1)
-    totals = true_class[..., 0].T @ one_hot
-    return totals / jnp.maximum(counts, 1.0)[None], (counts > 0).astype(jnp.float32)
-
-
-def mean_ratios(
-    probabilities: Array,
-    present: Array,
-    available: Array,
-    mean: RatioMean = "arithmetic",
-) -> Array:
-    """r-bar_m = mean over present classes of P_m[c] / P_ref[c], ref the last modality.
-
-    Args:
-      probabilities: [M, C], P.
-      present: [C], 1 for classes the client holds.
-      available: [M], 1 for modalities the client has.
-      mean: ``arithmetic`` (the public code) or ``geometric`` (symmetric: swapping two
-        modalities inverts it).
-
-    Returns:
-      [M] float32; 1 for the reference and if no class is present.
-    """
-    p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
-    r = p / p[last_available(available)][None]
-    count = jnp.maximum(present.sum(), 1.0)
-    if mean == "geometric":
-        average = jnp.exp((jnp.log(r) * present[None]).sum(1) / count)
-    else:
-        average = (r * present[None]).sum(1) / count
-    return jnp.where(present.sum() > 0, average, 1.0)
-
-
-def class_temperatures(
-    probabilities: Array,
-    present: Array,
-    ratios: Array,
-    dominant: Array,
-    *,
-    gamma: float | Array,
-    min_temperature: float,
-) -> Array:
-    """T_k[c] = 1 / (1 + gamma ln u) where u > 1, else 1 (methods 1.3).
-
-    u = (P_d[c] / P_k[c]) / (r-bar_d / r-bar_k): by how much the dominant modality d
-    leads modality k on class c, relative to its mean lead. 0 < T <= 1, so a class that
-    is led by more than the average is distilled with sharper targets.
-
-    Args:
-      probabilities: [M, C], P.
-      present: [C]; T = 1 for an absent class.
-      ratios: [M], r-bar.
-      dominant: int32, d.
-      gamma: Strength, >= 0.
-      min_temperature: Lower bound of T (0: none, as in the public code).
-
-    Returns:
-      [M, C] float32; row d is 1.
-    """
-    p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
-    lead = (p[dominant][None] / p) * (ratios / ratios[dominant])[:, None]
-    sharper = 1.0 / (1.0 + gamma * jnp.log(jnp.maximum(lead, 1.0)))
-    temperatures = jnp.where(present[None] > 0, sharper, 1.0)
-    return jnp.maximum(temperatures, min_temperature)
-
-
-def last_available(available: Array) -> Array:
-    """Index of the last available modality; available [M]."""
-    return argmax_last(available)
-
-
-def argmax_last(values: Array) -> Array:
-    """Index of the greatest value, of the last one among equals; values [M]."""
-    return values.shape[0] - 1 - jnp.argmax(values[::-1])
-
-
-def distillation_loss(
-    teacher: Array, student: Array, temperature: Array, weights: Array
-) -> Array:
-    """Weighted mean over samples of H(softmax(teacher / T), softmax(student / T)).
-
-    No T^2 factor, as in the public code: sharper targets give a larger gradient.
-
-    Args:
-      teacher: [B, C] logits; no gradient flows into them.
-      student: [B, C] logits.
-      temperature: [B], T of each sample.
-      weights: [B], 0 for samples that do not count.
-
-    Returns:
-      Scalar, nats.
-    """
-    target = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature[:, None])
-    log_probs = jax.nn.log_softmax(student / temperature[:, None])
-    cross_entropy = -(target * log_probs).sum(-1)
-    return (cross_entropy * weights).sum() / jnp.maximum(weights.sum(), 1.0)
 
 
 def fedcmi(

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from fedcmi_jax import data, models, partition
-from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
+from fedcmi_jax.algorithm import STREAMS, FederatedAlgorithm, build_algorithm
 from fedcmi_jax.config import (
     Config,
     LocalConfig,
@@ -22,7 +22,7 @@ from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
 from fedcmi_jax.types import Model, Params
 
-PARTITION_STREAM = 1
+PARTITION_STREAM = STREAMS.index("partition")
 """Index of the NumPy stream that deals samples and modalities; one per seed, so that
 all methods share one split."""
 

@@ -33,9 +33,7 @@ def class_probabilities(
     """
     one_hot = jax.nn.one_hot(labels, num_classes) * weights[:, None]
     counts = one_hot.sum(0)
-    own_class = labels[:, None, None]
-    true_class = jnp.take_along_axis(jax.nn.softmax(logits), own_class, axis=-1)
-    totals = true_class[..., 0].T @ one_hot
+    totals = at_labels(jax.nn.softmax(logits), labels).T @ one_hot
     return totals / jnp.maximum(counts, 1.0)[None], (counts > 0).astype(jnp.float32)
 
 
@@ -58,7 +56,7 @@ def mean_ratios(
       [M] float32; 1 for the reference and if no class is present.
     """
     p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
-    r = p / p[last_available(available)][None]
+    r = p / p[argmax_last(available)][None]
     count = jnp.maximum(present.sum(), 1.0)
     if mean == "geometric":
         average = jnp.exp((jnp.log(r) * present[None]).sum(1) / count)
@@ -100,9 +98,9 @@ def class_temperatures(
     return jnp.maximum(temperatures, min_temperature)
 
 
-def last_available(available: Array) -> Array:
-    """Index of the last available modality; available [M]."""
-    return argmax_last(available)
+def at_labels(values: Array, labels: Array) -> Array:
+    """[n, M]: each sample's entry at its own label; values [n, M, C], labels [n]."""
+    return jnp.take_along_axis(values, labels[:, None, None], axis=-1)[..., 0]
 
 
 def argmax_last(values: Array) -> Array:

@@ -19,6 +19,7 @@ from fedcmi_jax.federation import Federation
 from fedcmi_jax.infiltration import (
     RatioMean,
     argmax_last,
+    at_labels,
     class_probabilities,
     class_temperatures,
     distillation_loss,
@@ -159,7 +160,7 @@ def fedcmi(
 
         def self_logits(batch: Batch) -> Array:
             outputs, _ = model.apply(client.params, client.batch_stats, batch, False)
-            return jnp.stack([outputs.self_logits[m] for m in model.modalities], axis=1)
+            return _self_logits(model, outputs)
 
         teacher = jax.lax.stop_gradient(data.map(self_logits))
         probabilities, present = class_probabilities(
@@ -203,12 +204,11 @@ def fedcmi(
         available = client.data.available
         samples = batch.valid * context.multimodal
         count = samples.sum()
-        self_logits = jnp.stack([outputs.self_logits[m] for m in modalities], axis=1)
+        self_logits = _self_logits(client.model, outputs)
         teacher = context.teacher[batch.positions]
 
-        log_probs = jax.nn.log_softmax(self_logits)
-        true_class = jnp.take_along_axis(log_probs, batch.labels[:, None, None], -1)
-        head_losses = -(true_class[..., 0] * samples[:, None]).sum(0)
+        log_probs = at_labels(jax.nn.log_softmax(self_logits), batch.labels)
+        head_losses = -(log_probs * samples[:, None]).sum(0)
         head = (head_losses * available).sum() / jnp.maximum(count, 1.0)
 
         direction = _direction(
@@ -286,14 +286,18 @@ def fedcmi(
     return chain(method, proximal(mu))._replace(name="fedcmi")
 
 
+def _self_logits(model: Model, outputs: Outputs) -> Array:
+    """[B, M, C]: the heads' logits of the self-projections."""
+    return jnp.stack([outputs.self_logits[m] for m in model.modalities], axis=1)
+
+
 def _direction(dominance, context, self_logits, teacher, batch, available) -> Array:
     """Index of the modality that teaches in this batch."""
     if dominance in ("round_global", "server"):
         return context.dominant
     judge = self_logits if dominance == "batch_local" else teacher
     probs = jax.nn.softmax(jax.lax.stop_gradient(judge))
-    true_class = jnp.take_along_axis(probs, batch.labels[:, None, None], axis=-1)
-    scores = (true_class[..., 0] * batch.valid[:, None]).sum(0)
+    scores = (at_labels(probs, batch.labels) * batch.valid[:, None]).sum(0)
     return argmax_last(jnp.where(available > 0, scores, -1.0))
 
 

@@ -57,7 +57,7 @@ class Encoders:
             new_stats[m] = updated.get("batch_stats", {})
         return features, new_stats
 
-    def feature_shapes(self, params: Params, stats: Params) -> dict[str, int]:
+    def widths(self, params: Params, stats: Params) -> dict[str, int]:
         """Width F of every encoder."""
         batch = Batch(
             {m: jnp.zeros((1, *self.shapes[m])) for m in self.modalities},
@@ -130,7 +130,7 @@ def classifier(
     def init(key: Array) -> tuple[Params, Params]:
         encoder_key, fusion_key = jax.random.split(key)
         params, stats = stack.init(encoder_key)
-        widths = stack.feature_shapes(params, stats)
+        widths = stack.widths(params, stats)
         zeros = [jnp.zeros((1, widths[m])) for m in modalities]
         fusion_params = fuser.init(fusion_key, zeros)["params"]
         return {"encoder": params, "fusion": fusion_params}, {"encoder": stats}

@@ -80,7 +80,7 @@ def two_projector(
     def init(key: Array) -> tuple[Params, Params]:
         keys = jax.random.split(key, 5)
         params, stats = stack.init(keys[0])
-        widths = stack.feature_shapes(params, stats)
+        widths = stack.widths(params, stats)
         d = jnp.zeros((1, width))
 
         def each(module: nn.Module, block_key: Array, inputs: dict[str, Array]):

@@ -6,9 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from fedcmi_jax import aggregate
-from fedcmi_jax.clients import ClientUpdate, longest_first, map_clients
+from fedcmi_jax.clients import (
+    ClientUpdate,
+    longest_first,
+    map_clients,
+    place_state,
+)
 from fedcmi_jax.federation import ClientData, Federation
 from fedcmi_jax.local import LocalTraining, train_client
 from fedcmi_jax.methods.base import Client, Cohort, Method
@@ -73,6 +79,7 @@ def build_algorithm(
     chunk_size: int = 1,
     rounds_per_call: int = 1,
     clip_norm: float | None = None,
+    mesh: Mesh | None = None,
 ) -> FederatedAlgorithm:
     """Binds a method, a model and a way of training to pure ``init`` and ``round``.
 
@@ -88,6 +95,8 @@ def build_algorithm(
         (beyond the order of summation).
       rounds_per_call: Rounds that one call of ``run`` can do.
       clip_norm: Largest l2 norm of a client's delta; None: no clipping.
+      mesh: ``clients.client_mesh``: devices that share every cohort. State and
+        federation must lie on it (``clients.replicate``); None: one device.
 
     Returns:
       The algorithm.
@@ -129,7 +138,7 @@ def build_algorithm(
         params, batch_stats = model.init(stream(key, "init"))
         memory = method.init_client(model, params)
         n = federation.num_clients
-        return FederationState(
+        state = FederationState(
             params=params,
             batch_stats=batch_stats,
             shared=method.init_shared(model, params),
@@ -140,16 +149,16 @@ def build_algorithm(
             round=jnp.zeros((), jnp.int32),
             key=key,
         )
+        return place_state(state, mesh, n)
 
     def client_update(
-        state: FederationState,
-        federation: Federation,
-        round_key: Array,
+        shared: tuple[FederationState, Federation, Array],
         id: Array,
         use: Array,
         memory: PyTree,
         max_batches: Array,
     ) -> ClientUpdate:
+        state, federation, round_key = shared
         is_real = id < federation.num_clients
         sizes = federation.sizes.at[id].get(mode="clip")
         probes = federation.probe_sizes.at[id].get(mode="clip")
@@ -209,13 +218,15 @@ def build_algorithm(
         ids, use, batches = ids[order], use[order], batches[order]
 
         sums, memory, accepted = map_clients(
-            lambda *args: client_update(state, federation, round_key, *args),
+            client_update,
+            (state._replace(memory=()), federation, round_key),
             ids,
             use,
             batches,
             state.memory,
             num_clients=federation.num_clients,
             chunk_size=chunk_size,
+            mesh=mesh,
         )
         params, optimizer_state = aggregate.apply_server_update(
             state.params, sums, server_optimizer, state.server_optimizer
@@ -245,7 +256,7 @@ def build_algorithm(
             learning_rate=local.rate(state.round),
             metrics=sums.metrics,
         )
-        return new_state, info
+        return place_state(new_state, mesh, federation.num_clients), info
 
     def run(
         state: FederationState, federation: Federation, num_rounds: Array

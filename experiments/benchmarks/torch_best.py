@@ -17,28 +17,35 @@ EVAL_BATCH = {"mlp": 1 << 16, "convnet": 128, "resnet18": 64}
 """Samples at once in the teacher's pass."""
 
 
+class Client:
+    """One client's samples and what follows from its labels alone."""
+
+    def __init__(self, spec: Spec, inputs: dict[str, Tensor], labels: Tensor):
+        self.inputs, self.labels = inputs, labels
+        one_hot = F.one_hot(labels, spec.num_classes).T.float()
+        counts = one_hot.sum(1)
+        # [C, n], takes the mean over the samples of a class; [1, C], over classes.
+        self.class_mean = one_hot / counts.clamp(min=1.0)[:, None]
+        self.present_mean = (counts > 0)[None] / (counts > 0).sum()
+
+
 class Lesson:
     """What the global model says about one client's samples; fixed for the round."""
 
-    def __init__(self, spec: Spec, teacher: Tensor, labels: Tensor):
+    def __init__(self, spec: Spec, teacher: Tensor, client: Client):
         """Takes the teacher's self logits [n, M, C]."""
-        options = spec.options
-        self.teacher, self.labels = teacher, labels
-        probs = torch.softmax(teacher, 2)
-        at_label = probs.gather(
-            2, labels[:, None, None].expand(-1, teacher.shape[1], 1)
-        )[..., 0]
-        counts = torch.bincount(labels, minlength=spec.num_classes)
-        p = torch.zeros(spec.num_classes, teacher.shape[1])
-        p = p.index_add_(0, labels, at_label) / counts.clamp(min=1)[:, None]
-        p = p.clamp(1e-8, 1.0)
-        present = counts > 0
-        means = (p / p[:, -1:])[present].mean(0)
-        self.dominant = last_max(means.tolist())
-        lead = p[:, self.dominant, None] / p * (means / means[self.dominant])
-        sharper = 1 / (1 + options["gamma"] * lead.clamp(min=1.0).log())
-        sharper = sharper.clamp(min=options["min_temperature"])
-        self.temperatures = torch.where(present[:, None], sharper, 1.0)
+        options, labels = spec.options, client.labels
+        places = labels[:, None, None].expand(-1, teacher.shape[1], 1)
+        at_label = torch.softmax(teacher, 2).gather(2, places)[..., 0]
+        p = (client.class_mean @ at_label).clamp_(1e-8, 1.0)
+        means = client.present_mean @ (p / p[:, -1:])
+        self.dominant = last_max(means[0].tolist())
+        lead = p[:, self.dominant, None] / p * (means / means[0, self.dominant])
+        # 1 / T, [C, M]; classes that the client lacks are never looked up.
+        sharpness = 1 + options["gamma"] * lead.clamp_(min=1.0).log_()
+        if options["min_temperature"]:
+            sharpness.clamp_(max=1 / options["min_temperature"])
+        self.teacher, self.sharpness = teacher, sharpness[labels]
         self.cache: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def targets(self, direction: int, student: int) -> tuple[Tensor, Tensor]:
@@ -46,7 +53,7 @@ class Lesson:
         key = direction, student
         if key not in self.cache:
             row = direction if student == self.dominant else student
-            sharpness = 1 / self.temperatures[self.labels, row, None]
+            sharpness = self.sharpness[:, row, None]
             logits = self.teacher[:, direction] * sharpness
             self.cache[key] = torch.softmax(logits, 1), sharpness
         return self.cache[key]
@@ -59,23 +66,26 @@ class Best:
         self.spec, self.data = spec, data
         self.distils = spec.method == "fedcmi"
         self.net = self._build()
-        self.inputs = image_tensors(spec.encoder, data.inputs, True)
-        self.labels = torch.from_numpy(data.labels)
-        self.params = [p.detach() for p in self.net.parameters()]
+        self.norms = [
+            x for x in self.net.modules() if isinstance(x, torch.nn.BatchNorm2d)
+        ]
+        inputs = image_tensors(spec.encoder, data.inputs, True)
+        labels = torch.from_numpy(data.labels)
+        self.clients = []
+        for offset, size in zip(data.offsets, data.sizes, strict=True):
+            rows = slice(offset, offset + size)
+            own = {m: x[rows] for m, x in inputs.items()}
+            self.clients.append(Client(spec, own, labels[rows]))
+        self.params = list(self.net.parameters())
+        self.weights = [p.detach() for p in self.params]
+        self.momenta = [torch.zeros_like(x) for x in self.weights]
         state = self.net.state_dict()
         names = [e.name for e in entries(self.net) if e.path.startswith("stats/")]
-        self.tensors = self.params + [state[name] for name in names]
+        self.tensors = self.weights + [state[name] for name in names]
         self.start = [x.clone() for x in self.tensors]
+        self.start_weights = self.start[: len(self.weights)]
         self.total = [x.clone() for x in self.tensors]
-        # The proximal term mu (w - w_G) is weight decay mu and a constant -mu w_G.
         self.mu = spec.options["mu"] if self.distils else 0.0
-        self.optimizer = torch.optim.SGD(
-            self.net.parameters(),
-            lr=spec.learning_rate,
-            momentum=spec.momentum,
-            weight_decay=spec.weight_decay + self.mu,
-            fused=True,
-        )
 
     def _build(self) -> Net:
         spec, data = self.spec, self.data
@@ -100,19 +110,18 @@ class Best:
         total = sum(self.data.sizes)
         torch._foreach_copy_(self.start, self.tensors)
         torch._foreach_zero_(self.total)
-        for offset, size in zip(self.data.offsets, self.data.sizes, strict=True):
-            inputs = {m: x[offset : offset + size] for m, x in self.inputs.items()}
-            self.train_client(inputs, self.labels[offset : offset + size])
+        for client, size in zip(self.clients, self.data.sizes, strict=True):
+            self.train_client(client)
             torch._foreach_add_(self.total, self.tensors, alpha=size / total)
             torch._foreach_copy_(self.tensors, self.start)
         torch._foreach_copy_(self.tensors, self.total)
 
-    def train_client(self, inputs: dict[str, Tensor], labels: Tensor) -> None:
+    def train_client(self, client: Client) -> None:
         """One client's epochs, in the net."""
-        spec, optimizer = self.spec, self.optimizer
-        lesson = self.lesson(inputs, labels) if self.distils else None
-        self.net.train()
-        optimizer.state.clear()
+        spec, inputs, labels = self.spec, client.inputs, client.labels
+        lesson = self.lesson(client) if self.distils else None
+        self.set_training(True)
+        is_first = True
         for _ in range(spec.epochs):
             order = torch.randperm(len(labels)) if spec.shuffle else None
             for start in range(0, len(labels), spec.batch_size):
@@ -120,36 +129,53 @@ class Best:
                 if order is not None:
                     rows = order[rows]
                 x = {m: values[rows] for m, values in inputs.items()}
-                optimizer.zero_grad(set_to_none=True)
                 if lesson is None:
                     loss = self.task_loss(x, labels[rows])
                 else:
                     loss = self.fedcmi_loss(lesson, x, labels[rows], rows)
-                loss.backward()
-                grads = [
-                    # A block without gradient in a step is decayed all the same.
-                    torch.zeros_like(p) if p.grad is None else p.grad
-                    for p in self.net.parameters()
-                ]
-                if self.mu:
-                    start_params = self.start[: len(grads)]
-                    torch._foreach_add_(grads, start_params, alpha=-self.mu)
-                for p, grad in zip(self.net.parameters(), grads, strict=True):
-                    p.grad = grad
-                optimizer.step()
+                self.step(loss, is_first)
+                is_first = False
 
-    def lesson(self, inputs: dict[str, Tensor], labels: Tensor) -> Lesson:
+    def step(self, loss: Tensor, is_first: bool) -> None:
+        """Gradients and one step of SGD.
+
+        Called by its kernel: ``torch.optim.SGD(fused=True)`` does the same at several
+        times the overhead. The proximal term mu (w - w_G) is weight decay mu and a
+        constant -mu w_G. A block without gradient in a step is decayed all the same.
+        """
+        grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
+        if self.mu:
+            torch._foreach_add_(grads, self.start_weights, alpha=-self.mu)
+        torch._fused_sgd_(
+            self.weights,
+            grads,
+            self.momenta,
+            lr=self.spec.learning_rate,
+            momentum=self.spec.momentum,
+            weight_decay=self.spec.weight_decay + self.mu,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=is_first,
+        )
+
+    def set_training(self, training: bool) -> None:
+        """Only BatchNorm has two modes."""
+        for norm in self.norms:
+            norm.training = training
+
+    def lesson(self, client: Client) -> Lesson:
         """The global model's logits of all samples; the net still holds it."""
         size = EVAL_BATCH[self.spec.encoder]
-        self.net.eval()
+        self.set_training(False)
         logits = []
         with torch.inference_mode():
-            for start in range(0, len(labels), size):
-                x = {m: v[start : start + size] for m, v in inputs.items()}
+            for start in range(0, len(client.labels), size):
+                x = {m: v[start : start + size] for m, v in client.inputs.items()}
                 parts = self.net.project(self.net.features(x))
                 logits.append(torch.stack(self.net.classify(parts), 1))
         with torch.no_grad():
-            return Lesson(self.spec, torch.cat(logits), labels)
+            return Lesson(self.spec, torch.cat(logits), client)
 
     def task_loss(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Cross-entropy of the fused logits."""

@@ -50,17 +50,17 @@ class MLP(nn.Module):
 
     def __init__(self, shapes: Shapes, path: str):
         super().__init__()
-        self.depth = 0
-        while f"{path}/dense{self.depth}/kernel" in shapes:
-            layer = _linear(shapes, f"{path}/dense{self.depth}")
-            self.add_module(f"dense{self.depth}", layer)
-            self.depth += 1
+        names = []
+        while f"{path}/dense{len(names)}/kernel" in shapes:
+            names.append(f"dense{len(names)}")
+            self.add_module(names[-1], _linear(shapes, f"{path}/{names[-1]}"))
+        self.layers = [self.get_submodule(name) for name in names]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, ...] to [B, F]."""
         x = x.flatten(1)
-        for i in range(self.depth):
-            x = torch.relu(self.get_submodule(f"dense{i}")(x))
+        for layer in self.layers:
+            x = layer(x).relu_()
         return x
 
 
@@ -140,35 +140,42 @@ class Net(nn.Module):
     ):
         super().__init__()
         self.modalities = tuple(modalities)
-        build = ENCODERS[encoder]
-        self.encoder = nn.ModuleDict(
-            {m: build(shapes, f"encoder/{m}") for m in self.modalities}
-        )
-        self.fusion = nn.ModuleDict({"out": _linear(shapes, "fusion/out")})
         self.projectors = projectors
+
+        def blocks(kind: str, layer: str) -> list[nn.Module]:
+            layers = [_linear(shapes, f"{kind}/{m}/{layer}") for m in self.modalities]
+            by_name = {
+                m: nn.ModuleDict({layer: module})
+                for m, module in zip(self.modalities, layers, strict=True)
+            }
+            self.add_module(kind, nn.ModuleDict(by_name))
+            return layers
+
+        # Plain lists beside the registered modules: looking those up costs as much as
+        # a small layer.
+        self.encoders = [
+            ENCODERS[encoder](shapes, f"encoder/{m}") for m in self.modalities
+        ]
+        self.encoder = nn.ModuleDict(zip(self.modalities, self.encoders, strict=True))
+        self.fusion = nn.ModuleDict({"out": _linear(shapes, "fusion/out")})
         if projectors:
-            for kind, layer in (
-                ("self_projector", "dense0"),
-                ("infiltration_projector", "dense0"),
-                ("head", "out"),
-            ):
-                blocks = {
-                    m: nn.ModuleDict({layer: _linear(shapes, f"{kind}/{m}/{layer}")})
-                    for m in self.modalities
-                }
-                self.add_module(kind, nn.ModuleDict(blocks))
+            self.self_layers = blocks("self_projector", "dense0")
+            self.infiltration_layers = blocks("infiltration_projector", "dense0")
+            self.heads = blocks("head", "out")
 
     def features(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """h, one [B, F] per modality."""
-        return [self.encoder[m](inputs[m]) for m in self.modalities]
+        return [
+            encoder(inputs[m])
+            for m, encoder in zip(self.modalities, self.encoders, strict=True)
+        ]
 
     def project(self, features: list[Tensor]) -> list[Tensor]:
         """s, one [B, D] per modality; h where there are no projectors."""
         if not self.projectors:
             return features
         return [
-            self.self_projector[m]["dense0"](h)
-            for m, h in zip(self.modalities, features, strict=True)
+            layer(h) for layer, h in zip(self.self_layers, features, strict=True)
         ]
 
     def fuse(self, parts: list[Tensor]) -> Tensor:
@@ -177,14 +184,11 @@ class Net(nn.Module):
 
     def classify(self, parts: list[Tensor]) -> list[Tensor]:
         """The heads on one vector per modality."""
-        return [
-            self.head[m]["out"](p) for m, p in zip(self.modalities, parts, strict=True)
-        ]
+        return [head(p) for head, p in zip(self.heads, parts, strict=True)]
 
     def infiltrate(self, index: int, feature: Tensor) -> Tensor:
         """[B, C], the head of one modality on its infiltration projection."""
-        m = self.modalities[index]
-        return self.head[m]["out"](self.infiltration_projector[m]["dense0"](feature))
+        return self.heads[index](self.infiltration_layers[index](feature))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """Everything the model computes."""

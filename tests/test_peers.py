@@ -169,3 +169,8 @@ ENCODERS = [
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_torch(encoder, method, form, tmp_path):
     check("torch", encoder, method, tmp_path, form=form)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_pfl(encoder, tmp_path):
+    check("pfl", encoder, "fedavg", tmp_path)

@@ -174,3 +174,9 @@ def test_torch(encoder, method, form, tmp_path):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_pfl(encoder, tmp_path):
     check("pfl", encoder, "fedavg", tmp_path)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedcmi"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_flower(encoder, method, tmp_path):
+    check("flower", encoder, method, tmp_path)

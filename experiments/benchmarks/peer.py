@@ -15,6 +15,7 @@ Arrays are called by the paths of fedcmi_jax's trees, ``params/encoder/gray/conv
 kernel``: kernels are [in, out] or HWIO, images NHWC. No peer imports fedcmi_jax or jax.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -166,9 +167,7 @@ def load_data(spec: Spec) -> Data:
     """
     try:
         with np.load(spec.data) as file:
-            arrays = {
-                k: file[k] for k in file if k.startswith(("params/", "stats/"))
-            }
+            arrays = {k: file[k] for k in file if k.startswith(("params/", "stats/"))}
             return Data(
                 inputs={
                     m: file[f"inputs/{m}"].astype(np.float32, copy=False)
@@ -189,9 +188,10 @@ def peak_rss(pid: int | str = "self") -> int:
     From the kernel's own record (Linux): ``getrusage`` would also count what the parent
     held before it started this program.
     """
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    with contextlib.suppress(FileNotFoundError):  # it ended in the meantime
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 

@@ -80,8 +80,9 @@ class Best:
         self.weights = [p.detach() for p in self.params]
         self.momenta = [torch.zeros_like(x) for x in self.weights]
         state = self.net.state_dict()
-        names = [e.name for e in entries(self.net) if e.path.startswith("stats/")]
-        self.tensors = self.weights + [state[name] for name in names]
+        stats = [e.name for e in entries(self.net) if e.path.startswith("stats/")]
+        self.names = [name for name, _ in self.net.named_parameters()] + stats
+        self.tensors = self.weights + [state[name] for name in stats]
         self.start = [x.clone() for x in self.tensors]
         self.start_weights = self.start[: len(self.weights)]
         self.total = [x.clone() for x in self.tensors]
@@ -104,6 +105,16 @@ class Best:
     def arrays(self) -> dict:
         """The global model."""
         return save_arrays(self.net)
+
+    def state(self) -> dict[str, Tensor]:
+        """The model's parameters and statistics themselves, by name."""
+        return dict(zip(self.names, self.tensors, strict=True))
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Copies a ``state`` in, as the global model of the round to come."""
+        tensors = [state[name] for name in self.names]
+        torch._foreach_copy_(self.tensors, tensors)
+        torch._foreach_copy_(self.start, tensors)
 
     def run_round(self) -> None:
         """Trains every client in turn and averages."""

@@ -111,7 +111,9 @@ class Eager:
             {c: min(max(sum(p[c]) / len(p[c]), 1e-8), 1.0) for c in classes}
             for p in by_class
         ]
-        ratios = [sum(p[c] / means[-1][c] for c in classes) / len(classes) for p in means]
+        ratios = [
+            sum(p[c] / means[-1][c] for c in classes) / len(classes) for p in means
+        ]
         self.dominant = max(range(count), key=lambda m: (ratios[m], m))
         self.temperatures = torch.ones(count, spec.num_classes)
         lead = means[self.dominant]

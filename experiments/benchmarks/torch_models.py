@@ -174,9 +174,7 @@ class Net(nn.Module):
         """s, one [B, D] per modality; h where there are no projectors."""
         if not self.projectors:
             return features
-        return [
-            layer(h) for layer, h in zip(self.self_layers, features, strict=True)
-        ]
+        return [layer(h) for layer, h in zip(self.self_layers, features, strict=True)]
 
     def fuse(self, parts: list[Tensor]) -> Tensor:
         """z, [B, C]."""

@@ -11,10 +11,11 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 import rich.console
 
 from fedcmi_jax import config as configs
-from fedcmi_jax import report, run
+from fedcmi_jax import hosts, launch, report, run
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.flags import parse
 from fedcmi_jax.presets import DEFAULT
@@ -33,6 +34,7 @@ usage: fedcmi COMMAND ...
   resume RUN                          go on with an interrupted run
   list [WHAT]                         {lists}
 
+{launch}
 fedcmi train --help documents every flag; fedcmi --version prints the version.
 """
 
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       2
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    _use_compilation_cache()
     try:
         return _dispatch(args)
     except ValueError as error:
@@ -67,9 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs under the user's cache folder, unless told where."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(root) / "fedcmi_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        print(USAGE.format(default=DEFAULT, lists=" | ".join(LISTS)), end="")
+        print(_usage(), end="")
         return 0
     if args[0] == "--version":
         print(importlib.metadata.version("fedcmi_jax"))
@@ -77,7 +88,13 @@ def _dispatch(args: list[str]) -> int:
     return COMMANDS[configs.lookup("command", args[0], COMMANDS)](args[1:])
 
 
+def _usage() -> str:
+    lists = " | ".join(LISTS)
+    return USAGE.format(default=DEFAULT, lists=lists, launch=launch.HELP)
+
+
 def _train(args: list[str]) -> int:
+    where, args = launch.split_flags(args)
     config = parse(args)
     if config is None:
         return 0
@@ -87,7 +104,10 @@ def _train(args: list[str]) -> int:
     else:
         folder = pathlib.Path(config.output)
     check_free(folder)
-    experiment = build(config)
+    mesh = launch.start(where)
+    experiment = build(config, mesh)
+    if not hosts.is_main():
+        return _run(experiment, folder)
     create(folder)
     with lock(folder):
         run.write_config(folder, config)
@@ -98,6 +118,7 @@ def _resume(args: list[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         print("usage: fedcmi resume RUN\n\nGoes on with a run, by its own config.json.")
         return 0
+    where, args = launch.split_flags(args)
     if len(args) != 1:
         raise ValueError(
             "resume: takes a run folder and nothing else (a run's configuration is "
@@ -105,16 +126,23 @@ def _resume(args: list[str]) -> int:
         )
     folder = pathlib.Path(args[0])
     check_run(folder)
-    with lock(folder):
+    mesh = launch.start(where)
+    with lock(folder) if hosts.is_main() else contextlib.nullcontext():
         config = run.read_config(folder)
         if (folder / run.SUMMARY).exists():
             print(f"{folder} is finished: {config.rounds} rounds; nothing to do")
             return 0
-        return _run(build(config), folder)
+        return _run(build(config, mesh), folder)
 
 
 def _run(experiment: Experiment, folder: pathlib.Path) -> int:
     interactive = sys.stdout.isatty()
+    if not hosts.is_main():
+        try:
+            run.train(experiment, folder)
+        except run.Interrupted as stop:
+            return 128 + stop.signal_number
+        return 0
     with (
         report.BarProgress()
         if interactive
@@ -165,3 +193,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def _fail(message: str, code: int) -> int:
     print(f"fedcmi: error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ import rich.console
 
 from fedcmi_jax import config as configs
 from fedcmi_jax import hosts, launch, report, run
+from fedcmi_jax.bench import command
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.flags import parse
 from fedcmi_jax.presets import DEFAULT
@@ -32,6 +33,7 @@ usage: fedcmi COMMAND ...
 
   train [PRESET] [--FLAG=VALUE ...]   train; without a preset: {default}
   resume RUN                          go on with an interrupted run
+  bench [--FLAG=VALUE ...]            time compiled rounds; see bench --help
   list [WHAT]                         {lists}
 
 {launch}
@@ -159,6 +161,11 @@ def _run(experiment: Experiment, folder: pathlib.Path) -> int:
     return 0
 
 
+def _bench(args: list[str]) -> int:
+    where, args = launch.split_flags(args)
+    return command.main(args, lambda: launch.start(where))
+
+
 def _list(args: list[str]) -> int:
     if len(args) > 1:
         raise ValueError(f"list: takes one of {list(LISTS)}, not {args}")
@@ -186,6 +193,7 @@ LISTS: dict[str, Callable] = {
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "resume": _resume,
+    "bench": _bench,
     "list": _list,
 }
 

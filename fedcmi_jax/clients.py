@@ -194,10 +194,11 @@ def map_clients(
 
         def body(carry: tuple[UpdateSums, PyTree], chunk):
             sums, memory = carry
-            result = run_chunk(*chunk, memory)
+            ids, rows, use, steps = chunk
+            result = run_chunk(ids, rows, use, steps, memory)
             sums = jax.tree.map(lambda total, x: total + x.sum(0), sums, result.sums)
             memory = jax.tree.map(
-                lambda x, new: x.at[chunk[1]].set(new, mode="drop"),
+                lambda x, new: x.at[rows].set(new, mode="drop"),
                 memory,
                 result.memory,
             )

@@ -24,6 +24,7 @@ LAYERS = [
     {"config", "run_folder", "launch"},
     {"presets", "checkpoint", "experiment", "autotune"},
     {"run"},
+    {"bench"},
     {"report", "flags"},
     {"cli"},
 ]

@@ -15,7 +15,7 @@ import jax
 import rich.console
 
 from fedcmi_jax import config as configs
-from fedcmi_jax import hosts, launch, report, run
+from fedcmi_jax import hosts, launch, report, run, seeds, sweep
 from fedcmi_jax.bench import command
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.flags import parse
@@ -32,12 +32,24 @@ USAGE = """\
 usage: fedcmi COMMAND ...
 
   train [PRESET] [--FLAG=VALUE ...]   train; without a preset: {default}
+                                      --seeds=S: S seeds in one program
   resume RUN                          go on with an interrupted run
+  sweep clients [PRESET]              seconds, memory, accuracy at 10 ... 100,000
   bench [--FLAG=VALUE ...]            time compiled rounds; see bench --help
   list [WHAT]                         {lists}
 
 {launch}
 fedcmi train --help documents every flag; fedcmi --version prints the version.
+"""
+
+
+SWEEP_USAGE = """\
+usage: fedcmi sweep clients [PRESET] [--counts=10,100,...] [--participation=SHARE]
+                            [--FLAG=VALUE ...]
+
+The same work per client (32 samples) at growing client counts; writes sweep.json,
+sweep.md and sweep.png. Without a preset: synthetic data, everybody multimodal, one
+epoch. All flags of fedcmi train apply; --rounds is 5 unless given.
 """
 
 
@@ -97,6 +109,7 @@ def _usage() -> str:
 
 def _train(args: list[str]) -> int:
     where, args = launch.split_flags(args)
+    count, args = _take(args, "--seeds")
     config = parse(args)
     if config is None:
         return 0
@@ -105,6 +118,13 @@ def _train(args: list[str]) -> int:
         folder = default_folder(RUNS, name, config.seed)
     else:
         folder = pathlib.Path(config.output)
+    if count is not None:
+        if where != launch.Launch(devices=where.devices):
+            raise ValueError(
+                "--seeds: runs in one process on one device; leave out "
+                "--host-devices and --coordinator"
+            )
+        return _train_seeds(count, config, folder)
     check_free(folder)
     mesh = launch.start(where)
     experiment = build(config, mesh)
@@ -161,6 +181,75 @@ def _run(experiment: Experiment, folder: pathlib.Path) -> int:
     return 0
 
 
+def _sweep(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(SWEEP_USAGE, end="")
+        return 0
+    configs.lookup("sweep", args[0], ["clients"])
+    where, args = launch.split_flags(args[1:])
+    counts, args = _take(args, "--counts")
+    share, args = _take(args, "--participation")
+    if not args or args[0].startswith("-"):
+        args = ["synthetic", "--multi-ratio=1", "--local.epochs=1", *args]
+    defaults = [
+        "--rounds=5",
+        f"--chunk-size={sweep.CHUNK_SIZE}",
+        "--partition.name=iid",
+    ]
+    config = parse([args[0], *defaults, *args[1:]])
+    if config is None:
+        return 0
+    try:
+        numbers = [int(n) for n in counts.split(",")] if counts else sweep.COUNTS
+        participation = float(share or 1.0)
+    except ValueError as error:
+        raise ValueError(f"sweep: {error}; give e.g. --counts=10,100") from None
+    for n in numbers:
+        configs.check_config(sweep.sized(config, n, participation))
+    folder = (
+        pathlib.Path(config.output)
+        if config.output
+        else default_folder(RUNS, "sweep clients", config.seed)
+    )
+    check_free(folder)
+    mesh = launch.start(where)
+    create(folder)
+    sweep.sweep_clients(
+        config,
+        folder,
+        counts=numbers,
+        participation=participation,
+        mesh=mesh,
+        say=lambda line: print(line, flush=True),
+    )
+    print(f"written: {folder}/sweep.json, sweep.md, sweep.png")
+    return 0
+
+
+def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of ``--flag=value`` and the other arguments."""
+    values = [a.partition("=")[2] for a in args if a.startswith(f"{flag}=")]
+    if flag in args:
+        raise ValueError(f"{flag}: has no value; give {flag}=VALUE")
+    return (values or [None])[-1], [a for a in args if not a.startswith(f"{flag}=")]
+
+
+def _train_seeds(count: str, config: configs.Config, folder: pathlib.Path) -> int:
+    if not count.isdecimal() or int(count) < 1:
+        raise ValueError(f"--seeds: {count!r} is no whole number of 1 or more")
+    check_free(folder)
+    experiment = build(config)
+    create(folder)
+    with lock(folder):
+        run.write_config(folder, config)
+        summary = seeds.train_seeds(
+            experiment, int(count), folder, lambda line: print(line, flush=True)
+        )
+    final = summary["final"]
+    print(f"acc {100 * final['acc']:.1f} +- {100 * final['acc_std']:.1f} %; {folder}")
+    return 0
+
+
 def _bench(args: list[str]) -> int:
     where, args = launch.split_flags(args)
     return command.main(args, lambda: launch.start(where))
@@ -193,6 +282,7 @@ LISTS: dict[str, Callable] = {
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "resume": _resume,
+    "sweep": _sweep,
     "bench": _bench,
     "list": _list,
 }

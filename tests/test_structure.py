@@ -25,6 +25,7 @@ LAYERS = [
     {"presets", "checkpoint", "experiment", "autotune"},
     {"run"},
     {"bench"},
+    {"sweep", "seeds"},
     {"report", "flags"},
     {"cli"},
 ]

@@ -65,15 +65,14 @@ def write_problem(
     """Writes data, initial weights and specification; returns the latter's path."""
     local = workload.local()
     arrays = {f"inputs/{m}": np.asarray(x) for m, x in federation.inputs.items()}
-    np.savez(
-        folder / "data.npz",
-        labels=np.asarray(federation.labels),
-        offsets=np.asarray(federation.offsets),
-        sizes=np.asarray(federation.sizes),
-        **arrays,
+    arrays |= {
+        "labels": np.asarray(federation.labels),
+        "offsets": np.asarray(federation.offsets),
+        "sizes": np.asarray(federation.sizes),
         **named_leaves(state.params, "params"),
         **named_leaves(state.batch_stats, "stats"),
-    )
+    }
+    np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
     spec = {
         "method": contestant.method.name,
         "model": contestant.architecture,

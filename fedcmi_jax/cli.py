@@ -191,11 +191,7 @@ def _sweep(args: list[str]) -> int:
     share, args = _take(args, "--participation")
     if not args or args[0].startswith("-"):
         args = ["synthetic", "--multi-ratio=1", "--local.epochs=1", *args]
-    defaults = [
-        "--rounds=5",
-        f"--chunk-size={sweep.CHUNK_SIZE}",
-        "--partition.name=iid",
-    ]
+    defaults = [*sweep.DEFAULTS, f"--chunk-size={sweep.CHUNK_SIZE}"]
     config = parse([args[0], *defaults, *args[1:]])
     if config is None:
         return 0
@@ -228,10 +224,14 @@ def _sweep(args: list[str]) -> int:
 
 def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
     """The value of ``--flag=value`` and the other arguments."""
-    values = [a.partition("=")[2] for a in args if a.startswith(f"{flag}=")]
+    values: list[str | None] = [
+        a.partition("=")[2] for a in args if a.startswith(f"{flag}=")
+    ]
     if flag in args:
         raise ValueError(f"{flag}: has no value; give {flag}=VALUE")
-    return (values or [None])[-1], [a for a in args if not a.startswith(f"{flag}=")]
+    return values[-1] if values else None, [
+        a for a in args if not a.startswith(f"{flag}=")
+    ]
 
 
 def _train_seeds(count: str, config: configs.Config, folder: pathlib.Path) -> int:

@@ -24,6 +24,8 @@ SAMPLES = 32
 """Training samples per client."""
 TEST_SAMPLES = 2_000
 """Test samples; the same at every count."""
+DEFAULTS = ("--rounds=5", "--partition.name=iid", "--local.learning-rate=0.3")
+"""Flags of a sweep unless given: few rounds of one large step."""
 CHUNK_SIZE = 100
 """Clients computed together; small clients want many (BUILD_NOTES, Speed)."""
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,7 +36,7 @@ class Workload:
 
     description: str
     encoder: str
-    make_encoder: Callable[[], nn.Module]
+    make_encoder: Callable[[], Any]
     shapes: dict[str, tuple[int, ...]]
     sizes: Callable[[int], np.ndarray]
     width: int

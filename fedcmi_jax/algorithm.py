@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from fedcmi_jax import aggregate
 from fedcmi_jax.clients import (
     ClientUpdate,
+    constrain,
     longest_first,
     map_clients,
     place_state,
@@ -256,7 +257,8 @@ def build_algorithm(
             learning_rate=local.rate(state.round),
             metrics=sums.metrics,
         )
-        return place_state(new_state, mesh, federation.num_clients), info
+        new_state = place_state(new_state, mesh, federation.num_clients)
+        return new_state, constrain(info, mesh)
 
     def run(
         state: FederationState, federation: Federation, num_rounds: Array

@@ -361,10 +361,26 @@ def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:
     # OCDBT merges all leaves into few files, but Orbax finds the parts with an
     # unescaped glob and silently merges nothing under a folder such as "run[1]".
     use_ocdbt = glob.escape(str(path)) == str(path)
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=use_ocdbt, use_zarr3=False)
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=use_ocdbt, use_zarr3=False, multiprocessing_options=_alone()
+    )
     tree = {f"{i:05d}": _raw(x) for i, x in enumerate(arrays) if x.size}
-    with _quiet(), ocp.Checkpointer(handler) as checkpointer:
+    with _quiet(), _checkpointer(handler) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """One process writes and reads; Orbax must not wait for others."""
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process} if jax.process_count() > 1 else None,
+        barrier_sync_key_prefix="fedcmi" if jax.process_count() > 1 else None,
+    )
+
+
+def _checkpointer(handler: ocp.PyTreeCheckpointHandler) -> ocp.Checkpointer:
+    return ocp.Checkpointer(handler, multiprocessing_options=_alone())
 
 
 def _check_reads_back(
@@ -391,7 +407,8 @@ def _read_arrays(path: Path, expected: Sequence[Any]) -> list[np.ndarray]:
     empty = {f"{i:05d}": _raw(x) for i, x in enumerate(arrays) if x.size}
     how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in empty}
     try:
-        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+        with _quiet(), _checkpointer(handler) as checkpointer:
             tree = checkpointer.restore(
                 path, args=ocp.args.PyTreeRestore(item=empty, restore_args=how)
             )

@@ -11,10 +11,12 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 import rich.console
 
 from fedcmi_jax import config as configs
-from fedcmi_jax import report, run
+from fedcmi_jax import hosts, launch, report, run, seeds, sweep
+from fedcmi_jax.bench import command
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.flags import parse
 from fedcmi_jax.presets import DEFAULT
@@ -30,10 +32,24 @@ USAGE = """\
 usage: fedcmi COMMAND ...
 
   train [PRESET] [--FLAG=VALUE ...]   train; without a preset: {default}
+                                      --seeds=S: S seeds in one program
   resume RUN                          go on with an interrupted run
+  sweep clients [PRESET]              seconds, memory, accuracy at 10 ... 100,000
+  bench [--FLAG=VALUE ...]            time compiled rounds; see bench --help
   list [WHAT]                         {lists}
 
+{launch}
 fedcmi train --help documents every flag; fedcmi --version prints the version.
+"""
+
+
+SWEEP_USAGE = """\
+usage: fedcmi sweep clients [PRESET] [--counts=10,100,...] [--participation=SHARE]
+                            [--FLAG=VALUE ...]
+
+The same work per client (32 samples) at growing client counts; writes sweep.json,
+sweep.md and sweep.png. Without a preset: synthetic data, everybody multimodal, one
+epoch. All flags of fedcmi train apply; --rounds is 5 unless given.
 """
 
 
@@ -51,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       2
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    _use_compilation_cache()
     try:
         return _dispatch(args)
     except ValueError as error:
@@ -67,9 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs under the user's cache folder, unless told where."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(root) / "fedcmi_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        print(USAGE.format(default=DEFAULT, lists=" | ".join(LISTS)), end="")
+        print(_usage(), end="")
         return 0
     if args[0] == "--version":
         print(importlib.metadata.version("fedcmi_jax"))
@@ -77,7 +102,14 @@ def _dispatch(args: list[str]) -> int:
     return COMMANDS[configs.lookup("command", args[0], COMMANDS)](args[1:])
 
 
+def _usage() -> str:
+    lists = " | ".join(LISTS)
+    return USAGE.format(default=DEFAULT, lists=lists, launch=launch.HELP)
+
+
 def _train(args: list[str]) -> int:
+    where, args = launch.split_flags(args)
+    count, args = _take(args, "--seeds")
     config = parse(args)
     if config is None:
         return 0
@@ -86,8 +118,18 @@ def _train(args: list[str]) -> int:
         folder = default_folder(RUNS, name, config.seed)
     else:
         folder = pathlib.Path(config.output)
+    if count is not None:
+        if where != launch.Launch(devices=where.devices):
+            raise ValueError(
+                "--seeds: runs in one process on one device; leave out "
+                "--host-devices and --coordinator"
+            )
+        return _train_seeds(count, config, folder)
     check_free(folder)
-    experiment = build(config)
+    mesh = launch.start(where)
+    experiment = build(config, mesh)
+    if not hosts.is_main():
+        return _run(experiment, folder)
     create(folder)
     with lock(folder):
         run.write_config(folder, config)
@@ -98,6 +140,7 @@ def _resume(args: list[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         print("usage: fedcmi resume RUN\n\nGoes on with a run, by its own config.json.")
         return 0
+    where, args = launch.split_flags(args)
     if len(args) != 1:
         raise ValueError(
             "resume: takes a run folder and nothing else (a run's configuration is "
@@ -105,16 +148,23 @@ def _resume(args: list[str]) -> int:
         )
     folder = pathlib.Path(args[0])
     check_run(folder)
-    with lock(folder):
+    mesh = launch.start(where)
+    with lock(folder) if hosts.is_main() else contextlib.nullcontext():
         config = run.read_config(folder)
         if (folder / run.SUMMARY).exists():
             print(f"{folder} is finished: {config.rounds} rounds; nothing to do")
             return 0
-        return _run(build(config), folder)
+        return _run(build(config, mesh), folder)
 
 
 def _run(experiment: Experiment, folder: pathlib.Path) -> int:
     interactive = sys.stdout.isatty()
+    if not hosts.is_main():
+        try:
+            run.train(experiment, folder)
+        except run.Interrupted as stop:
+            return 128 + stop.signal_number
+        return 0
     with (
         report.BarProgress()
         if interactive
@@ -129,6 +179,80 @@ def _run(experiment: Experiment, folder: pathlib.Path) -> int:
             return 128 + stop.signal_number
     print(report.final_block(summary))
     return 0
+
+
+def _sweep(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(SWEEP_USAGE, end="")
+        return 0
+    configs.lookup("sweep", args[0], ["clients"])
+    where, args = launch.split_flags(args[1:])
+    counts, args = _take(args, "--counts")
+    share, args = _take(args, "--participation")
+    if not args or args[0].startswith("-"):
+        args = ["synthetic", "--multi-ratio=1", "--local.epochs=1", *args]
+    defaults = [*sweep.DEFAULTS, f"--chunk-size={sweep.CHUNK_SIZE}"]
+    config = parse([args[0], *defaults, *args[1:]])
+    if config is None:
+        return 0
+    try:
+        numbers = [int(n) for n in counts.split(",")] if counts else sweep.COUNTS
+        participation = float(share or 1.0)
+    except ValueError as error:
+        raise ValueError(f"sweep: {error}; give e.g. --counts=10,100") from None
+    for n in numbers:
+        configs.check_config(sweep.sized(config, n, participation))
+    folder = (
+        pathlib.Path(config.output)
+        if config.output
+        else default_folder(RUNS, "sweep clients", config.seed)
+    )
+    check_free(folder)
+    mesh = launch.start(where)
+    create(folder)
+    sweep.sweep_clients(
+        config,
+        folder,
+        counts=numbers,
+        participation=participation,
+        mesh=mesh,
+        say=lambda line: print(line, flush=True),
+    )
+    print(f"written: {folder}/sweep.json, sweep.md, sweep.png")
+    return 0
+
+
+def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of ``--flag=value`` and the other arguments."""
+    values: list[str | None] = [
+        a.partition("=")[2] for a in args if a.startswith(f"{flag}=")
+    ]
+    if flag in args:
+        raise ValueError(f"{flag}: has no value; give {flag}=VALUE")
+    return values[-1] if values else None, [
+        a for a in args if not a.startswith(f"{flag}=")
+    ]
+
+
+def _train_seeds(count: str, config: configs.Config, folder: pathlib.Path) -> int:
+    if not count.isdecimal() or int(count) < 1:
+        raise ValueError(f"--seeds: {count!r} is no whole number of 1 or more")
+    check_free(folder)
+    experiment = build(config)
+    create(folder)
+    with lock(folder):
+        run.write_config(folder, config)
+        summary = seeds.train_seeds(
+            experiment, int(count), folder, lambda line: print(line, flush=True)
+        )
+    final = summary["final"]
+    print(f"acc {100 * final['acc']:.1f} +- {100 * final['acc_std']:.1f} %; {folder}")
+    return 0
+
+
+def _bench(args: list[str]) -> int:
+    where, args = launch.split_flags(args)
+    return command.main(args, lambda: launch.start(where))
 
 
 def _list(args: list[str]) -> int:
@@ -158,6 +282,8 @@ LISTS: dict[str, Callable] = {
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "resume": _resume,
+    "sweep": _sweep,
+    "bench": _bench,
     "list": _list,
 }
 
@@ -165,3 +291,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def _fail(message: str, code: int) -> int:
     print(f"fedcmi: error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -65,7 +65,7 @@ def client_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def shards_memory(mesh: Mesh | None, num_clients: int) -> bool:
-    """Whether per-client memory [N, ...] is spread over the mesh: its size divides N."""
+    """Whether memory [N, ...] is spread over the mesh, whose size must divide N."""
     return mesh is not None and num_clients % mesh.size == 0
 
 
@@ -82,17 +82,17 @@ def place_state(
     Returns:
       The placed state.
     """
+    spec = P(AXIS) if shards_memory(mesh, num_clients) else P()
+    memory = constrain(state.memory, mesh, spec)
+    return constrain(state._replace(memory=()), mesh)._replace(memory=memory)
+
+
+def constrain(tree: PyTree, mesh: Mesh | None, spec: P = P()) -> PyTree:  # noqa: B008
+    """The tree, laid out on the mesh by ``spec`` (default: replicated)."""
     if mesh is None:
-        return state
-    memory_spec = P(AXIS) if shards_memory(mesh, num_clients) else P()
-    place = jax.lax.with_sharding_constraint
-    memory = jax.tree.map(
-        lambda x: place(x, NamedSharding(mesh, memory_spec)), state.memory
-    )
-    rest = jax.tree.map(
-        lambda x: place(x, NamedSharding(mesh, P())), state._replace(memory=())
-    )
-    return rest._replace(memory=memory)
+        return tree
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), tree)
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
@@ -194,10 +194,11 @@ def map_clients(
 
         def body(carry: tuple[UpdateSums, PyTree], chunk):
             sums, memory = carry
-            result = run_chunk(*chunk, memory)
+            ids, rows, use, steps = chunk
+            result = run_chunk(ids, rows, use, steps, memory)
             sums = jax.tree.map(lambda total, x: total + x.sum(0), sums, result.sums)
             memory = jax.tree.map(
-                lambda x, new: x.at[chunk[1]].set(new, mode="drop"),
+                lambda x, new: x.at[rows].set(new, mode="drop"),
                 memory,
                 result.memory,
             )
@@ -206,8 +207,13 @@ def map_clients(
         chunks = jax.tree.map(
             lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), (ids, rows, use, steps)
         )
-        first = jax.tree.map(lambda x: x[0], chunks)
-        shapes = jax.eval_shape(lambda: run_chunk(*first, memory).sums)
+        shapes = jax.eval_shape(
+            lambda: (
+                run_chunk(
+                    chunks[0][0], chunks[1][0], chunks[2][0], chunks[3][0], memory
+                ).sums
+            )
+        )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
         (sums, memory), accepted = jax.lax.scan(body, (zeros, memory), chunks)
         return sums, memory, accepted.reshape(-1)
@@ -229,13 +235,8 @@ def map_clients(
             out_specs=(P(), P(AXIS), P(AXIS)),
             check_vma=False,
         )
-        spread = NamedSharding(mesh, P(AXIS))
-        own = jax.tree.map(
-            lambda x: jax.lax.with_sharding_constraint(
-                x.at[ids].get(mode="clip"), spread
-            ),
-            memory,
-        )
+        own = jax.tree.map(lambda x: x.at[ids].get(mode="clip"), memory)
+        own = constrain(own, mesh, P(AXIS))
         sums, own, accepted = mapped(shared, ids, use, steps, own)
         memory = jax.tree.map(
             lambda x, new: x.at[ids].set(new, mode="drop"), memory, own

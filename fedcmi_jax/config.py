@@ -108,12 +108,15 @@ class ModelConfig:
       fusion: How modalities meet: concat, sum, film or gated (methods 0.3).
       projector: Projectors of two_projector: linear, or mlp of three layers.
       width: Width D of every projector (512 in the reference code).
+      precision: float32, or bfloat16: activations and products in bfloat16,
+        parameters, statistics, losses and sums in float32.
     """
 
     architecture: Literal["auto", "classifier", "two_projector"] = "auto"
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     projector: Literal["linear", "mlp"] = "linear"
     width: int = 128
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +181,8 @@ class Config:
       eval_every: Rounds between evaluations.
       checkpoint_every: Rounds between checkpoints.
       rounds_per_call: Rounds per compiled call at most; None: as eval_every.
-      chunk_size: Clients computed together; speed and memory only.
+      chunk_size: Clients computed together, speed and memory only; auto: a few sizes
+        are timed when the run begins and the fastest is kept.
       clip_norm: Largest l2 norm of a client's update; None: no clipping.
       output: Run folder; None: a new one under runs/.
       preset: Where the values come from; a record, not a flag.
@@ -200,7 +204,7 @@ class Config:
     eval_every: int = 1
     checkpoint_every: int = 10
     rounds_per_call: int | None = None
-    chunk_size: int = 1
+    chunk_size: int | Literal["auto"] = 1
     clip_norm: float | None = None
     output: str | None = None
     preset: Annotated[str, tyro.conf.Suppress] = ""
@@ -296,7 +300,7 @@ def check_config(config: Config) -> None:
         "rounds": config.rounds,
         "eval_every": config.eval_every,
         "checkpoint_every": config.checkpoint_every,
-        "chunk_size": config.chunk_size,
+        "chunk_size": 1 if config.chunk_size == "auto" else config.chunk_size,
         "local.epochs": config.local.epochs,
         "local.batch_size": config.local.batch_size,
         "model.width": config.model.width,

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from fedcmi_jax import data, models, partition
 from fedcmi_jax.algorithm import STREAMS, FederatedAlgorithm, build_algorithm
+from fedcmi_jax.clients import replicate
 from fedcmi_jax.config import (
     Config,
     LocalConfig,
@@ -36,7 +38,9 @@ class Experiment(NamedTuple):
       federation: Device data, dealt to clients.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
-      evaluate: ``(params, batch_stats) -> Evaluation``.
+      evaluate: ``(params, batch_stats) -> Evaluation``; on one device.
+      mesh: Devices that share the cohort; None: one.
+      with_chunk_size: Chunk size -> the same algorithm with another chunk size.
     """
 
     config: Config
@@ -45,6 +49,8 @@ class Experiment(NamedTuple):
     model: Model
     algorithm: FederatedAlgorithm
     evaluate: Callable[[Params, Params], Evaluation]
+    mesh: Mesh | None
+    with_chunk_size: Callable[[int], FederatedAlgorithm]
 
     @property
     def key(self) -> jax.Array:
@@ -52,14 +58,15 @@ class Experiment(NamedTuple):
         return jax.random.key(self.config.seed)
 
 
-def build(config: Config) -> Experiment:
+def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     """Loads, deals and compiles nothing yet: everything a run needs.
 
     Args:
       config: The configuration.
+      mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
 
     Returns:
-      The experiment.
+      The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
 
     Raises:
       ValueError: Something in the configuration is impossible.
@@ -82,18 +89,33 @@ def build(config: Config) -> Experiment:
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
     model = _build_model(config, dataset, method.needs_projectors)
-    algorithm = build_algorithm(
-        method,
-        model,
-        clients_per_round=config.clients_per_round,
-        local=_local_training(config),
-        server_optimizer=_server_optimizer(config.server),
-        chunk_size=config.chunk_size,
-        rounds_per_call=config.rounds_per_call or config.eval_every,
-        clip_norm=config.clip_norm,
-    )
     evaluate = build_evaluator(model, dataset.test, federation)
-    return Experiment(config, dataset, federation, model, algorithm, evaluate)
+
+    def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
+        return build_algorithm(
+            method,
+            model,
+            clients_per_round=config.clients_per_round,
+            local=_local_training(config),
+            server_optimizer=_server_optimizer(config.server),
+            chunk_size=chunk_size,
+            rounds_per_call=config.rounds_per_call or config.eval_every,
+            clip_norm=config.clip_norm,
+            mesh=mesh,
+        )
+
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        federation=replicate(federation, mesh),
+        model=model,
+        algorithm=with_chunk_size(
+            1 if config.chunk_size == "auto" else config.chunk_size
+        ),
+        evaluate=evaluate,
+        mesh=mesh,
+        with_chunk_size=with_chunk_size,
+    )
 
 
 def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:
@@ -101,14 +123,18 @@ def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Mo
     chosen, sizes = config.model, (dataset.shapes, dataset.num_classes)
     plain = chosen.architecture == "auto" and not needs_projectors
     if plain or chosen.architecture == "classifier":
-        return models.classifier(encoders, *sizes, fusion=chosen.fusion)
-    return models.two_projector(
-        encoders,
-        *sizes,
-        fusion=chosen.fusion,
-        projector=chosen.projector,
-        width=chosen.width,
-    )
+        model = models.classifier(encoders, *sizes, fusion=chosen.fusion)
+    else:
+        model = models.two_projector(
+            encoders,
+            *sizes,
+            fusion=chosen.fusion,
+            projector=chosen.projector,
+            width=chosen.width,
+        )
+    if chosen.precision == "bfloat16":
+        return models.mixed_precision(model)
+    return model
 
 
 def _local_training(config: Config) -> LocalTraining:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedcmi_jax import checkpoint
+from fedcmi_jax import autotune, checkpoint, hosts
 from fedcmi_jax.aggregate import all_finite
+from fedcmi_jax.clients import place_state, shards_memory
 from fedcmi_jax.config import Config, check_config, from_dict, to_dict
 from fedcmi_jax.evaluation import read_sums, summarise
 from fedcmi_jax.experiment import Experiment
@@ -130,7 +131,8 @@ def train(
     """
     observer = observer or Observer()
     config, federation = experiment.config, experiment.federation
-    log = MetricsLog(folder / METRICS)
+    log = MetricsLog(folder / METRICS) if hosts.is_main() else _NoLog(folder / METRICS)
+    experiment = _tuned(experiment, folder, observer)
     state = _start(experiment, folder, log, observer)
     round = int(state.round)
     observer.started(round, config.rounds)
@@ -155,10 +157,11 @@ def train(
                 log.append(record)
                 if "acc" in record:
                     observer.evaluated(record)
-            if _is_due(config.checkpoint_every, round, config.rounds) or stop:
-                checkpoint.save(folder / CHECKPOINTS, state)
-            if stop and round < config.rounds:
-                raise Interrupted(stop[0], round)
+            stopping = hosts.any_process(bool(stop))
+            if _is_due(config.checkpoint_every, round, config.rounds) or stopping:
+                _save(folder, state)
+            if stopping and round < config.rounds:
+                raise Interrupted(stop[0] if stop else signal.SIGTERM, round)
     return _finish(experiment, folder, log, state)
 
 
@@ -168,15 +171,75 @@ def _start(
     """A fresh state, or the newest good checkpoint's; the log is cut to match."""
     init = jax.jit(experiment.algorithm.init)
     checkpoints = folder / CHECKPOINTS
-    if not checkpoint.rounds(checkpoints):
+    found = bool(checkpoint.rounds(checkpoints)) if hosts.is_main() else False
+    if not hosts.any_process(found):
         log.truncate_after(0)
         return init(experiment.key, experiment.federation)
-    like = jax.eval_shape(init, experiment.key, experiment.federation)
-    restored = checkpoint.restore(checkpoints, like)
+    if experiment.mesh is None:
+        like = jax.eval_shape(init, experiment.key, experiment.federation)
+        restored = checkpoint.restore(checkpoints, like)
+    else:
+        # A checkpoint holds whole arrays, whatever devices they came from.
+        state = hosts.fetch(init(experiment.key, experiment.federation))
+        restored = checkpoint.Restored(state, 0, ())
+        if hosts.is_main():
+            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+            restored = checkpoint.restore(checkpoints, like)
+        place = jax.jit(
+            lambda s: place_state(s, experiment.mesh, experiment.config.clients)
+        )
+        restored = restored._replace(state=place(hosts.share(restored.state)))
     for line in restored.skipped:
         observer.note(line)
     log.truncate_after(restored.round)
     return restored.state
+
+
+def _save(folder: pathlib.Path, state: FederationState) -> None:
+    """Writes a checkpoint; all processes call it, process 0 writes."""
+    state = hosts.fetch(state)
+    if hosts.is_main():
+        checkpoint.save(folder / CHECKPOINTS, state)
+
+
+def _tuned(
+    experiment: Experiment, folder: pathlib.Path, observer: Observer
+) -> Experiment:
+    """The experiment with its chunk size settled."""
+    mesh, config = experiment.mesh, experiment.config
+    memory = jax.tree.leaves(
+        jax.eval_shape(
+            experiment.algorithm.init, experiment.key, experiment.federation
+        ).memory
+    )
+    if mesh is not None and memory and not shards_memory(mesh, config.clients):
+        observer.note(
+            f"clients: {config.clients} is no multiple of {mesh.size} devices, so "
+            "every device holds the memory of all clients"
+        )
+    if config.chunk_size != "auto":
+        return experiment
+    devices = mesh.size if mesh else 1
+    sizes = autotune.candidates(config.clients_per_round, devices)
+    size, line = autotune.choose(
+        folder,
+        experiment.with_chunk_size,
+        experiment.federation,
+        experiment.key,
+        sizes,
+    )
+    observer.note(line)
+    return experiment._replace(algorithm=experiment.with_chunk_size(size))
+
+
+class _NoLog(MetricsLog):
+    """The metrics log of a process that does not write."""
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def truncate_after(self, round: int) -> None:
+        """Does nothing."""
 
 
 def _is_due(every: int, round: int, rounds: int) -> bool:
@@ -260,12 +323,17 @@ def _records(
 def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
     """Test metrics of a state's deployed model, on the host."""
     params = experiment.algorithm.deploy(state, experiment.federation)
-    return summarise(experiment.evaluate(params, state.batch_stats))
+    params, batch_stats = params, state.batch_stats
+    if experiment.mesh is not None:  # one device per process does it
+        params, batch_stats = hosts.fetch((params, batch_stats))
+    return summarise(experiment.evaluate(params, batch_stats))
 
 
 def _finish(
     experiment: Experiment, folder: pathlib.Path, log: MetricsLog, state
 ) -> Summary:
+    if not hosts.is_main():
+        return Summary(folder, {}, state)
     records = [r for r in log.read() if "acc" in r]
     best = max(records, key=lambda r: r["acc"] if r["acc"] is not None else -1.0)
     summary = {

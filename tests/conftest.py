@@ -13,3 +13,5 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# For the tests of the client axis; everything else runs on the first one.
+jax.config.update("jax_num_cpu_devices", 8)

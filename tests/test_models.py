@@ -67,8 +67,11 @@ def test_conv_initialisation():
 def batch_norm(x, mask, train, state=None):
     layer = BatchNorm()
     variables = state or layer.init(jax.random.key(0), x, mask, False)
-    y, updated = layer.apply(variables, x, mask, train, mutable=["batch_stats"])
-    return y, updated["batch_stats"]
+    (y, scale, shift), updated = layer.apply(
+        variables, x, mask, train, mutable=["batch_stats"]
+    )
+    wide = (1,) * (y.ndim - 1) + (-1,)
+    return y * scale.reshape(wide) + shift.reshape(wide), updated["batch_stats"]
 
 
 def test_batch_norm_has_torch_conventions():
@@ -110,7 +113,7 @@ def test_group_norm_has_no_state_and_normalises_samples():
     x = normal(4, 5, 5, 3)
     variables = GroupNorm().init(jax.random.key(0), x, jnp.ones(4), True)
     assert set(variables) == {"params"}
-    y = GroupNorm().apply(variables, x, jnp.ones(4), True)
+    y, _, _ = GroupNorm().apply(variables, x, jnp.ones(4), True)
     np.testing.assert_allclose(y.reshape(4, -1).mean(1), 0, atol=1e-5)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from fedcmi_jax.federation import ClientData, Federation
@@ -297,7 +298,7 @@ def check_not_negative(**values: float | Array) -> None:
       ValueError: Names the argument, its value and the remedy.
     """
     for name, value in values.items():
-        if not isinstance(value, Tracer) and not bool(jnp.all(value >= 0)):
+        if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= 0):
             raise ValueError(f"{name}: {value} is not >= 0; give 0 or more")
 
 

@@ -4,6 +4,8 @@ from fedcmi_jax.models.classifier import classifier as classifier
 from fedcmi_jax.models.encoders import ENCODERS as ENCODERS
 from fedcmi_jax.models.encoders import convnet as convnet
 from fedcmi_jax.models.encoders import mlp as mlp
+from fedcmi_jax.models.encoders import resnet18 as resnet18
 from fedcmi_jax.models.fusion import FUSIONS as FUSIONS
+from fedcmi_jax.models.precision import mixed_precision as mixed_precision
 from fedcmi_jax.models.projectors import PROJECTORS as PROJECTORS
 from fedcmi_jax.models.two_projector import two_projector as two_projector

@@ -82,7 +82,6 @@ class ResNet18(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps images [B, H, W, C] or frames [B, T, H, W, C] to [B, 512]."""
-
         frames = x.shape[1] if x.ndim == 5 else 1
         x = x.reshape(-1, *x.shape[-3:])
         mask = jnp.repeat(mask, frames)
@@ -104,7 +103,6 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
-
         features, stride = self.features, self.stride
         y = conv_norm(x, mask, train, features, 3, stride, "conv1", "norm1")
         y = conv_norm(jax.nn.relu(y), mask, train, features, 3, 1, "conv2", "norm2")

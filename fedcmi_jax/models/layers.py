@@ -197,7 +197,9 @@ class Conv(nn.Module):
         )
         if scale is not None and shift is not None:
             constant = jnp.einsum("ijcf,c->ijf", weights, shift)[:, :, None]
-            weights = jnp.concatenate([weights * scale[:, None], constant], axis=2)
+            weights = jnp.concatenate(
+                [weights * scale[None, None, :, None], constant], axis=2
+            )
             x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
         y = conv2d(x, weights, self.stride, self.padding)
         if self.use_bias:
@@ -248,6 +250,8 @@ class BatchNorm(nn.Module):
         mean_var = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var_var = self.variable("batch_stats", "var", jnp.ones, shape)
         mean, var = mean_var.value, var_var.value
+        dtype = x.dtype
+        x = x.astype(jnp.float32)  # sums of a batch need it, whatever precedes
         if train:
             count = mask.sum() * (x.size // (x.shape[0] * x.shape[-1]))
             safe = jnp.maximum(count, 1.0)
@@ -263,7 +267,8 @@ class BatchNorm(nn.Module):
             mean = jnp.where(count > 0, batch_mean, mean)
             var = jnp.where(count > 0, batch_var, var)
         factor = jax.lax.rsqrt(var + NORM_EPSILON)
-        return (x - _like(mean, x)) * _like(factor, x), scale, shift
+        normalised = (x - _like(mean, x)) * _like(factor, x)
+        return normalised.astype(dtype), scale, shift
 
 
 class GroupNorm(nn.Module):

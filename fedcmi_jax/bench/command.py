@@ -1,0 +1,286 @@
+"""The ``fedcmi bench`` command: options, the measurements, a table and JSON."""
+
+import contextlib
+import datetime
+import pathlib
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import tyro
+from jax.sharding import Mesh
+
+from fedcmi_jax import autotune, methods
+from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
+from fedcmi_jax.bench import measure, peers
+from fedcmi_jax.bench.workloads import (
+    WORKLOADS,
+    Contestant,
+    Workload,
+    contestants,
+    padded_to_longest,
+    padding_ratio,
+)
+from fedcmi_jax.clients import replicate
+from fedcmi_jax.federation import Federation
+from fedcmi_jax.run import versions
+from fedcmi_jax.run_folder import write_json
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+      workload: One of mlp, convnet, uneven, resnet18, or all.
+      method: Methods, comma-separated, or all.
+      clients: Client counts, comma-separated; empty: the workload's own.
+      chunk_size: Clients computed together; 0: the workload's own; auto: measured.
+      against: torch, pfl or flower: the same work there, interleaved; empty: nobody.
+      repeats: Timed rounds of every contestant.
+      output: JSON file to write; None: bench-WORKLOAD.json.
+    """
+
+    workload: str = "mlp"
+    method: str = "fedavg,fedcmi"
+    clients: str = ""
+    chunk_size: str = "0"
+    against: str = ""
+    repeats: int = 7
+    output: str | None = None
+
+
+def check_options(options: Options) -> None:
+    """Refuses what cannot be measured, before any work.
+
+    Raises:
+      ValueError: One line that names option, value and remedy.
+    """
+    for name, value, known in (
+        ("workload", options.workload, [*WORKLOADS, "all"]),
+        ("against", options.against, ["", *peers.PEERS]),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: unknown {value!r}; choose from {known}")
+    for method in _method_names(options):
+        if method not in methods.REGISTRY:
+            known = [*methods.REGISTRY, "all"]
+            raise ValueError(f"method: unknown {method!r}; choose from {known}")
+    for count in filter(None, options.clients.split(",")):
+        if not count.isdecimal() or int(count) < 1:
+            raise ValueError(f"clients: {count!r} is no count; give e.g. 100,1000")
+    if options.chunk_size != "auto" and not options.chunk_size.isdecimal():
+        raise ValueError(f"chunk_size: {options.chunk_size!r}; give a count or auto")
+    if options.repeats < 1:
+        raise ValueError(f"repeats: {options.repeats} is below 1; give at least 1")
+    if options.against:
+        peers.python_of(options.against)
+
+
+def _method_names(options: Options) -> tuple[str, ...]:
+    if options.method == "all":
+        return tuple(methods.REGISTRY)
+    return tuple(options.method.split(","))
+
+
+def run(
+    options: Options, mesh: Mesh | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measures; ``say`` hears every line of the table.
+
+    Returns:
+      The report, also written as JSON.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are shown
+    chosen = list(WORKLOADS) if options.workload == "all" else [options.workload]
+    report: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "devices": mesh.size if mesh else 1,
+        "versions": versions(),
+        "matmul_peak_flops": measure.matmul_peak(),
+        "options": vars(options),
+        "results": [],
+    }
+    say(f"{report['machine']}, {report['devices']} device(s), jax {jax.__version__}")
+    say(f"float32 matmul peak {report['matmul_peak_flops'] / 1e9:.0f} GFLOP/s")
+    say(
+        "| workload | clients | contestant | ms per round (min-max) | ms per client "
+        "| compile s | temp MB | GFLOP/s | ratio |"
+    )
+    say("|---|---|---|---|---|---|---|---|---|")
+    for name in chosen:
+        for row in _workload_rows(name, options, mesh):
+            report["results"].append(row)
+            say(_line(row))
+    report["peak_rss_bytes"] = measure.peak_rss()
+    say(f"peak RSS {report['peak_rss_bytes'] / 1e6:.0f} MB")
+    path = pathlib.Path(options.output or f"bench-{options.workload}.json")
+    write_json(path, report)
+    say(f"written: {path}")
+    return report
+
+
+def _workload_rows(
+    name: str, options: Options, mesh: Mesh | None
+) -> Iterator[dict[str, Any]]:
+    workload = WORKLOADS[name]
+    given = tuple(int(c) for c in options.clients.split(",") if c)
+    for clients in given or workload.clients:
+        federation = workload.federation(clients)
+        yield from _rows(name, workload, clients, federation, options, mesh)
+
+
+def _rows(name, workload, clients, federation, options, mesh):
+    """Everybody's rows for one workload and client count, measured in turns."""
+    chosen = contestants(_method_names(options))
+    extras: dict[str, dict[str, Any]] = {}
+    rounds: dict[str, Callable[[], float]] = {}
+    with contextlib.ExitStack() as stack:
+        for label, contestant in chosen.items():
+            for variant, fed, on in _variants(name, label, federation, mesh):
+                build = _builder(workload, contestant, clients, on)
+                placed, key = replicate(fed, on), jax.random.key(0)
+                chunk = _chunk_size(options, workload, build, placed, key, on)
+                timed = measure.compile_round(build(chunk), placed, key)
+                rounds[variant] = timed.round
+                extras[variant] = {
+                    "chunk_size": chunk,
+                    "compile_seconds": timed.compile_seconds,
+                    "temp_bytes": timed.temp_bytes,
+                    "flops": measure.training_flops(
+                        workload.model(contestant.architecture), fed, workload.epochs
+                    ),
+                    "reference": label != variant and label or None,
+                }
+            if contestant.method.name in peers.PEERS.get(options.against, {}).get(
+                "methods", ()
+            ):
+                if contestant.architecture == "classifier" or label == "fedcmi":
+                    yield_from = _start_peers(
+                        stack, options.against, workload, contestant, federation
+                    )
+                    for form, peer in yield_from.items():
+                        variant = f"{label}, {options.against} {form}"
+                        rounds[variant] = peer.round
+                        extras[variant] = {"reference": label, "peer": peer.ready}
+        seconds = measure.interleaved(rounds, options.repeats)
+    for label in rounds:
+        base = extras[label].pop("reference", None)
+        row = {
+            "workload": name,
+            "clients": clients,
+            "contestant": label,
+            "seconds_per_round": measure.spread(seconds[label]),
+            "seconds_per_client": measure.spread(seconds[label])["median"] / clients,
+            "padding_ratio": padding_ratio(workload.sizes(clients)),
+            **extras[label],
+        }
+        if base:
+            row["ratio_to"] = label
+            row["ratio_of"] = base
+            row["ratio"] = measure.ratio(seconds[base], seconds[label])
+        elif label == "fedcmi" and "fedavg (two_projector)" in rounds:
+            row["ratio_of"], row["ratio_to"] = label, "fedavg (two_projector)"
+            row["ratio"] = measure.ratio(seconds[label], seconds[row["ratio_to"]])
+        yield row
+
+
+def _variants(name: str, label: str, federation: Federation, mesh: Mesh | None):
+    """(label, federation, mesh) of a contestant and what it is compared with."""
+    yield label, federation, mesh
+    if mesh is not None:
+        yield f"{label}, one device", federation, None
+    if name == "uneven":
+        yield f"{label}, padded to the maximum", padded_to_longest(federation), mesh
+
+
+def _builder(
+    workload: Workload, contestant: Contestant, clients: int, mesh: Mesh | None
+) -> Callable[[int], FederatedAlgorithm]:
+    def build(chunk_size: int) -> FederatedAlgorithm:
+        return build_algorithm(
+            contestant.method,
+            workload.model(contestant.architecture),
+            clients_per_round=clients,
+            local=workload.local(),
+            chunk_size=chunk_size,
+            mesh=mesh,
+        )
+
+    return build
+
+
+def _chunk_size(options, workload, build, federation, key, mesh) -> int:
+    if options.chunk_size == "auto":
+        devices = mesh.size if mesh else 1
+        sizes = autotune.candidates(federation.num_clients, devices)
+        return autotune.measure(build, federation, key, sizes).chunk_size
+    return int(options.chunk_size) or workload.chunk_size
+
+
+def _start_peers(stack, name, workload, contestant, federation):
+    """Form -> running peer."""
+    started = {}
+    model = workload.model(contestant.architecture)
+    build = _builder(workload, contestant, federation.num_clients, None)
+    del model
+    state = build(1).init(jax.random.key(0), federation)
+    for form in peers.PEERS[name]["forms"]:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        spec = peers.write_problem(
+            folder, workload, contestant, federation, state, form
+        )
+        started[form] = stack.enter_context(peers.Peer(name, spec))
+    return started
+
+
+def _machine() -> str:
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    return f"{platform.machine()} CPU, {_cores()} cores"
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+def _line(row: dict[str, Any]) -> str:
+    time, clients = row["seconds_per_round"], row["clients"]
+    ms = [f"{1e3 * time[k]:.4g}" for k in ("median", "min", "max")]
+    cells = [
+        row["workload"],
+        f"{clients:,}",
+        row["contestant"],
+        f"{ms[0]} ({ms[1]}-{ms[2]})",
+        f"{1e3 * row['seconds_per_client']:.4g}",
+    ]
+    if "compile_seconds" in row:
+        cells += [
+            f"{row['compile_seconds']:.2f}",
+            "-" if row["temp_bytes"] is None else f"{row['temp_bytes'] / 1e6:.1f}",
+            f"{row['flops'] / time['median'] / 1e9:.1f}",
+        ]
+    else:
+        cells += ["-", "-", "-"]
+    if "ratio" in row:
+        r = row["ratio"]
+        text = f"{r['median']:.3g} ({r['min']:.3g}-{r['max']:.3g})"
+        cells.append(f"{row['ratio_of']} / {row['ratio_to']}: {text}")
+    else:
+        cells.append("")
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(args: Sequence[str], start: Callable[[], Mesh | None]) -> int:
+    """Runs the command on its own flags; ``start`` brings the devices up."""
+    options = tyro.cli(Options, args=args, prog="fedcmi bench")
+    check_options(options)
+    run(options, start(), lambda line: print(line, flush=True))
+    return 0

@@ -1,0 +1,151 @@
+"""Other software doing the same work: programs in environments of their own.
+
+A peer is a script under ``experiments/benchmarks`` that reads a specification, answers
+JSON lines, and never imports this package.
+"""
+
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+
+import fedcmi_jax
+from fedcmi_jax.bench.workloads import NUM_CLASSES, Contestant, Workload
+from fedcmi_jax.federation import Federation
+from fedcmi_jax.types import FederationState, PyTree
+
+FOLDER = pathlib.Path(fedcmi_jax.__file__).parents[1] / "experiments" / "benchmarks"
+
+PEERS: dict[str, dict[str, Any]] = {
+    "torch": {"forms": ("eager", "best"), "methods": ("fedavg", "fedcmi")},
+    "pfl": {"forms": ("best",), "methods": ("fedavg",)},
+    "flower": {"forms": ("best",), "methods": ("fedavg",)},
+}
+"""Name -> its forms and the methods it can run."""
+
+
+def python_of(name: str) -> pathlib.Path:
+    """The peer's interpreter.
+
+    Raises:
+      ValueError: It is not installed; says how to.
+    """
+    python = FOLDER / f".venv-{name}" / "bin" / "python"
+    if not python.exists():
+        where = "experiments/benchmarks"
+        raise ValueError(
+            f"against: {name} is not installed; in the repository run: python3.11 -m "
+            f"venv {where}/.venv-{name} && {where}/.venv-{name}/bin/pip install -r "
+            f"{where}/requirements-{name}.txt"
+        )
+    return python
+
+
+def named_leaves(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
+    """``prefix/path/to/leaf`` -> array."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        steps = "/".join(str(getattr(k, "key", k)) for k in path)
+        named[f"{prefix}/{steps}"] = np.asarray(leaf)
+    return named
+
+
+def write_problem(
+    folder: pathlib.Path,
+    workload: Workload,
+    contestant: Contestant,
+    federation: Federation,
+    state: FederationState,
+    form: str,
+    shuffle: bool = True,
+) -> pathlib.Path:
+    """Writes data, initial weights and specification; returns the latter's path."""
+    local = workload.local()
+    arrays = {f"inputs/{m}": np.asarray(x) for m, x in federation.inputs.items()}
+    arrays |= {
+        "labels": np.asarray(federation.labels),
+        "offsets": np.asarray(federation.offsets),
+        "sizes": np.asarray(federation.sizes),
+        **named_leaves(state.params, "params"),
+        **named_leaves(state.batch_stats, "stats"),
+    }
+    np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
+    spec = {
+        "method": contestant.method.name,
+        "model": contestant.architecture,
+        "encoder": workload.encoder,
+        "modalities": list(workload.shapes),
+        "num_classes": NUM_CLASSES,
+        "epochs": local.epochs,
+        "batch_size": local.batch_size,
+        "learning_rate": local.learning_rate,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "shuffle": shuffle,
+        "form": form,
+        "threads": None,
+        "options": {
+            "lam": 1.0,
+            "beta": 2.0,
+            "gamma": 2.0,
+            "mu": 0.01,
+            "min_temperature": 0.1,
+        },
+        "data": str(folder / "data.npz"),
+    }
+    path = folder / f"{form}.json"
+    path.write_text(json.dumps(spec))
+    return path
+
+
+class Peer:
+    """A running peer; use as a context manager."""
+
+    def __init__(self, name: str, spec: pathlib.Path):
+        """Starts it; returns when it has warmed up.
+
+        Raises:
+          ValueError: It is not installed or refuses the specification.
+        """
+        self.name = name
+        self._process = subprocess.Popen(
+            [python_of(name), FOLDER / f"{name}_loop.py", spec],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.ready = self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        stdout, stderr = self._process.stdout, self._process.stderr
+        line = stdout.readline() if stdout else ""
+        if not line:
+            said = stderr.read().strip().splitlines() if stderr else []
+            raise ValueError(f"against: {self.name}: {said[-1] if said else 'it died'}")
+        return json.loads(line)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends a request and waits for the answer."""
+        stdin = self._process.stdin
+        if stdin is None:
+            raise ValueError(f"against: {self.name} takes no requests")
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
+        return self._answer()
+
+    def round(self) -> float:
+        """Seconds of one round."""
+        return float(self.ask(op="round")["seconds"])
+
+    def __enter__(self) -> "Peer":
+        """Is itself."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()

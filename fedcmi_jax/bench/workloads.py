@@ -1,0 +1,186 @@
+"""The benchmark's workloads: random data of a fixed shape, dealt to clients."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedcmi_jax import data, methods, models
+from fedcmi_jax.federation import Federation, build_federation
+from fedcmi_jax.local import LocalTraining
+from fedcmi_jax.methods import Method
+from fedcmi_jax.partition import Partition
+from fedcmi_jax.types import Model
+
+NUM_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every client does.
+
+    Attributes:
+      description: One line.
+      encoder: Registry name of the encoder of every modality.
+      make_encoder: The encoder.
+      shapes: Modality -> shape of one sample.
+      sizes: ``clients -> samples of each``.
+      width: Projector width D.
+      epochs: Local epochs.
+      batch_size: B.
+      clients: Client counts to run.
+      chunk_size: Clients mapped together (on CPU; measured, see BUILD_NOTES).
+    """
+
+    description: str
+    encoder: str
+    make_encoder: Callable[[], Any]
+    shapes: dict[str, tuple[int, ...]]
+    sizes: Callable[[int], np.ndarray]
+    width: int
+    epochs: int
+    batch_size: int
+    clients: tuple[int, ...]
+    chunk_size: int
+
+    def local(self, shuffle: bool = True) -> LocalTraining:
+        """How a client trains."""
+        return LocalTraining(self.epochs, self.batch_size, 0.01, shuffle=shuffle)
+
+    def federation(self, clients: int) -> Federation:
+        """Random samples, dealt to that many clients."""
+        rng = np.random.default_rng(0)
+        sizes = self.sizes(clients)
+        n = int(sizes.sum())
+
+        def split(n: int) -> data.Split:
+            inputs = {
+                m: rng.standard_normal((n, *shape), np.float32)
+                for m, shape in self.shapes.items()
+            }
+            return data.Split(inputs, rng.integers(0, NUM_CLASSES, n, np.int32))
+
+        names = tuple(str(c) for c in range(NUM_CLASSES))
+        dataset = data.Dataset("random", tuple(self.shapes), names, split(n), split(1))
+        return build_federation(dataset, Partition(np.arange(n), sizes))
+
+    def model(self, architecture: str) -> Model:
+        """``classifier`` or ``two_projector``."""
+        encoders = {m: self.make_encoder() for m in self.shapes}
+        if architecture == "classifier":
+            return models.classifier(encoders, self.shapes, NUM_CLASSES)
+        return models.two_projector(
+            encoders, self.shapes, NUM_CLASSES, width=self.width
+        )
+
+
+def equal(size: int) -> Callable[[int], np.ndarray]:
+    """Every client has the same number of samples."""
+    return lambda clients: np.full(clients, size)
+
+
+def lognormal(clients: int) -> np.ndarray:
+    """Sizes exp(N(3, 1.3^2)), at least 1: the longest is many times the mean."""
+    draws = np.random.default_rng(0).lognormal(3.0, 1.3, clients)
+    return np.maximum(draws.astype(int), 1)
+
+
+def padding_ratio(sizes: np.ndarray) -> float:
+    """Longest over mean: the waste of padding everybody to the maximum."""
+    return float(sizes.max() / sizes.mean())
+
+
+def padded_to_longest(federation: Federation) -> Federation:
+    """The same work with every client's loops as long as the longest client's.
+
+    The missing samples are declared as held out: they are walked over, masked.
+    """
+    total = federation.sizes + federation.probe_sizes
+    return federation.__class__(
+        **vars(federation) | {"probe_sizes": jnp.max(total) - federation.sizes}
+    )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method on a model.
+
+    Attributes:
+      method: Its record.
+      architecture: Its model.
+    """
+
+    method: Method
+    architecture: str
+
+
+def contestants(names: tuple[str, ...]) -> dict[str, Contestant]:
+    """Label -> contestant; FedAvg runs on its own and on FedCMI's model.
+
+    FedCMI distils from its first round on, so that every round costs the same.
+    """
+    found: dict[str, Contestant] = {}
+    for name in names:
+        if name == "fedcmi":
+            method = methods.fedcmi(warmup_rounds=0)
+        else:
+            method = methods.REGISTRY[name]()
+        if not method.needs_projectors:
+            found[name] = Contestant(method, "classifier")
+            name = f"{name} (two_projector)"
+        found[name] = Contestant(method, "two_projector")
+    return found
+
+
+WORKLOADS: dict[str, Workload] = {
+    "mlp": Workload(
+        "32 samples of 2 x 32 features, 64 hidden, one epoch",
+        encoder="mlp",
+        make_encoder=lambda: models.mlp(features=64),
+        shapes={"strong": (32,), "weak": (32,)},
+        sizes=equal(32),
+        width=64,
+        epochs=1,
+        batch_size=32,
+        clients=(100, 1_000, 10_000, 100_000),
+        chunk_size=100,
+    ),
+    "convnet": Workload(
+        "256 samples, gray and colour 28x28, CG-MNIST convnets, two epochs",
+        encoder="convnet",
+        make_encoder=lambda: models.convnet(features=512),
+        shapes={"gray": (28, 28, 1), "color": (28, 28, 3)},
+        sizes=equal(256),
+        width=512,
+        epochs=2,
+        batch_size=64,
+        clients=(4, 20, 100),
+        chunk_size=1,
+    ),
+    "uneven": Workload(
+        "lognormal sizes, 2 x 32 features, 64 hidden, one epoch",
+        encoder="mlp",
+        make_encoder=lambda: models.mlp(features=64),
+        shapes={"strong": (32,), "weak": (32,)},
+        sizes=lognormal,
+        width=64,
+        epochs=1,
+        batch_size=8,
+        clients=(256,),
+        chunk_size=8,
+    ),
+    "resnet18": Workload(
+        "64 samples, 257x299 spectrograms and 224x224 images, one epoch",
+        encoder="resnet18",
+        make_encoder=models.resnet18,
+        shapes={"audio": (257, 299, 1), "visual": (224, 224, 3)},
+        sizes=equal(64),
+        width=512,
+        epochs=1,
+        batch_size=16,
+        clients=(2,),
+        chunk_size=1,
+    ),
+}

@@ -1,0 +1,196 @@
+"""fedcmi bench, fedcmi sweep and several seeds, on tiny problems."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax import seeds
+from fedcmi_jax.bench import measure, workloads
+from fedcmi_jax.cli import main
+from fedcmi_jax.run_folder import MetricsLog
+from tests.problems import algorithm, assert_close, assert_equal, federation, rounds
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """The mlp and uneven workloads, small."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure, "PEAK_SIDE", 64)
+    for name in ("mlp", "uneven"):
+        small = dataclasses.replace(
+            workloads.WORKLOADS[name], clients=(3,), chunk_size=2, width=4
+        )
+        monkeypatch.setitem(workloads.WORKLOADS, name, small)
+
+
+def test_bench_prints_a_table_and_stores_it(tiny, capsys):
+    assert main(["bench", "--repeats=2", "--devices=1", "--output=out.json"]) == 0
+    assert "| mlp | 3 | fedcmi |" in capsys.readouterr().out
+    with open("out.json") as file:
+        report = json.load(file)
+    rows = {row["contestant"]: row for row in report["results"]}
+    assert set(rows) == {"fedavg", "fedavg (two_projector)", "fedcmi"}
+    for row in rows.values():
+        time = row["seconds_per_round"]
+        assert 0 < time["min"] <= time["median"] <= time["max"]
+        assert row["seconds_per_client"] == pytest.approx(time["median"] / 3)
+        assert row["compile_seconds"] > 0
+        assert row["temp_bytes"] > 0
+        assert row["flops"] > 0
+    assert rows["fedcmi"]["ratio_to"] == "fedavg (two_projector)"
+    assert report["peak_rss_bytes"] > 0
+    assert "jax" in report["versions"]
+
+
+def test_bench_pads_the_uneven_workload(tiny):
+    args = ["bench", "--workload=uneven", "--method=fedavg", "--devices=1"]
+    assert main([*args, "--repeats=1", "--chunk-size=auto"]) == 0
+    with open("bench-uneven.json") as file:
+        rows = json.load(file)["results"]
+    padded = [r for r in rows if r["contestant"].endswith("padded to the maximum")]
+    assert len(padded) == 2
+    assert all("ratio" in row for row in padded)
+
+
+def test_uneven_sizes_have_the_padding_ratio_asked_for():
+    sizes = workloads.lognormal(256)
+    assert sizes.min() >= 1
+    assert workloads.padding_ratio(sizes) >= 7
+
+
+def test_padding_to_the_maximum_changes_no_result():
+    workload = dataclasses.replace(workloads.WORKLOADS["uneven"], width=4)
+    fed = workload.federation(5)
+    problem = fc.build_algorithm(
+        fc.methods.fedavg(),
+        workload.model("classifier"),
+        clients_per_round=5,
+        local=workload.local(shuffle=False),
+    )
+    ours, _ = rounds(problem, fed, 1)
+    theirs, _ = rounds(problem, workloads.padded_to_longest(fed), 1)
+    assert_close(ours.params, theirs.params)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workload=gpt"], "workload: unknown 'gpt'"),
+        (["--method=fedsgd"], "method: unknown 'fedsgd'"),
+        (["--clients=ten"], "clients: 'ten' is no count"),
+        (["--chunk-size=some"], "chunk_size: 'some'"),
+        (["--repeats=0"], "repeats: 0 is below 1"),
+        (["--against=numpy"], "against: unknown 'numpy'"),
+    ],
+)
+def test_bench_mistakes_are_one_line(tiny, tmp_path, flags, message, capsys):
+    assert main(["bench", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_peer_says_how_to_install_it(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("fedcmi_jax.bench.peers.FOLDER", tmp_path)
+    assert main(["bench", "--against=pfl"]) == 2
+    error = capsys.readouterr().err
+    assert "requirements-pfl.txt" in error
+    assert error.count("\n") == 1
+
+
+def test_ratios_are_of_pairs():
+    assert measure.ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])["median"] == 2.0
+
+
+def test_flops_are_those_of_the_products():
+    workload = dataclasses.replace(workloads.WORKLOADS["mlp"], width=4)
+    fed = workload.federation(2)
+    flops = measure.training_flops(workload.model("classifier"), fed, epochs=1)
+    forward = 2 * (2 * 32 * 64 + 128 * 10)  # two encoders and the fusion
+    weights_and_inputs = 2 * forward - 2 * 2 * 32 * 64  # no gradient to the samples
+    expected = 64 * (forward + weights_and_inputs)
+    assert 0.95 * expected <= flops <= 1.2 * expected
+
+
+def test_sweep_writes_table_and_figure(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    flags = ["--counts=4,2", "--participation=0.5", "--rounds=2"]
+    assert main(["sweep", "clients", *flags, f"--output={folder}"]) == 0
+    rows = json.loads((folder / "sweep.json").read_text())["rows"]
+    assert [(r["clients"], r["clients_per_round"]) for r in rows] == [(2, 1), (4, 2)]
+    assert (folder / "sweep.md").read_text().count("\n") == 4
+    assert (folder / "sweep.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["rounds"], "sweep: unknown 'rounds'"),
+        (["clients", "--counts=a"], "give e.g. --counts=10,100"),
+        (["clients", "--counts=0"], "clients: 0 is below 1"),
+        (["clients", "--participation=2"], "participation: 2.0 is outside (0, 1]"),
+        (["clients", "noisy-digits"], "'noisy_digits' is fixed"),
+    ],
+)
+def test_sweep_mistakes_are_one_line(flags, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def small_experiment(seed=3):
+    values = {
+        "dataset": {"name": "synthetic", "train_samples": 60, "test_samples": 20},
+        "clients": 3,
+        "clients_per_round": 2,
+        "rounds": 3,
+        "eval_every": 2,
+        "seed": seed,
+        "model": {"width": 4},
+        "local": {"epochs": 1, "batch_size": 8},
+    }
+    return fc.experiment.build(fc.config.from_dict(values))
+
+
+def test_seeds_in_one_program_are_the_seeds_alone():
+    problem, fed = algorithm(fc.methods.fedcmi(), rounds_per_call=2), federation()
+    experiment = small_experiment()._replace(algorithm=problem, federation=fed)
+    keys = seeds.seed_keys(5, 2)
+    together = seeds.mapped(experiment)(seeds.start(experiment, keys), np.int32(2))
+    in_turn = seeds.in_turn(experiment)(seeds.start(experiment, keys), np.int32(2))
+    for i in range(2):
+        alone, _ = rounds(problem, fed, 2, seed=5 + i)
+        for states in (together, in_turn):
+            one = jax.tree.map(lambda x, i=i: x[i], states)
+            assert_close(one.params, alone.params)
+            assert_equal(one.round, jnp.int32(2))
+
+
+def test_train_seeds_reports_mean_and_deviation(tmp_path):
+    said = []
+    summary = seeds.train_seeds(small_experiment(), 2, tmp_path, said.append)
+    lines = MetricsLog(tmp_path / "metrics.jsonl").read()
+    assert [line["round"] for line in lines] == [2, 3]
+    assert lines[-1]["seeds"] == 2
+    assert 0 <= lines[-1]["acc_std"] <= 0.5
+    assert summary["final"]["acc"] == lines[-1]["acc"]
+    assert "seeds in one program" in said[0]
+
+
+@pytest.mark.parametrize("value", ["0", "many"])
+def test_bad_seeds_are_one_line(value, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "synthetic", f"--seeds={value}"]) == 2
+    error = capsys.readouterr().err
+    assert "--seeds" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

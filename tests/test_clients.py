@@ -1,0 +1,217 @@
+"""The client axis: dealing, chunks, devices, and what the compiled program contains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax import autotune
+from fedcmi_jax.clients import client_mesh, deal, replicate
+from tests.problems import (
+    SIZES,
+    algorithm,
+    assert_close,
+    dataset,
+    federation,
+    model,
+    rounds,
+)
+
+METHODS = {
+    "fedavg": fc.methods.fedavg(),
+    "fedcmi": fc.methods.fedcmi(),
+    "personal": fc.methods.fedcmi(personal_infiltration=True),  # has memory
+}
+
+
+@pytest.mark.parametrize("cohort", [1, 2, 7, 24])
+@pytest.mark.parametrize("devices", [1, 2, 3])
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_deal_gives_everybody_one_place(cohort, devices, chunk_size):
+    places = deal(cohort, devices, chunk_size)
+    assert places.shape[0] == devices
+    assert places.shape[2] == chunk_size
+    assert sorted(places[places < cohort].tolist()) == list(range(cohort))
+
+
+def test_deal_balances_falling_work():
+    work = np.sort(np.random.default_rng(0).lognormal(3, 1, 64))[::-1]
+    shares = work[deal(64, 2, 1)].sum((1, 2))
+    assert shares.max() / shares.min() < 1.05
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", METHODS)
+def test_device_count_changes_nothing(name, devices):
+    method = METHODS[name]
+    expected, expected_info = rounds(algorithm(method), federation())
+    mesh = client_mesh(devices)
+    problem = algorithm(method, mesh=mesh, chunk_size=2)
+    fed = replicate(federation(), mesh)
+    state, info = rounds(problem, fed)
+    assert_close(jax.device_get(state.params), expected.params)
+    assert_close(jax.device_get(state.memory), expected.memory)
+    assert_close(jax.device_get(info.metrics), expected_info.metrics)
+    np.testing.assert_array_equal(info.cohort, expected_info.cohort)
+    np.testing.assert_array_equal(info.accepted, expected_info.accepted)
+
+
+def test_memory_is_spread_over_devices_that_divide_the_clients():
+    method = METHODS["personal"]
+    sizes = (9, 5, 12, 8)
+    parts = fc.partition.Partition(np.arange(sum(SIZES)), np.array(sizes))
+    fed = fc.build_federation(dataset(), parts)
+    expected, _ = rounds(algorithm(method, clients_per_round=3), fed)
+    mesh = client_mesh(2)
+    problem = algorithm(method, clients_per_round=3, mesh=mesh, rounds_per_call=2)
+    fed = replicate(fed, mesh)
+    start = jax.jit(problem.init)(jax.random.key(0), fed)
+    state, _ = problem.run(start, fed, 2)
+    for leaf in jax.tree.leaves(state.memory):
+        assert leaf.addressable_shards[0].data.shape[0] == 2
+    assert_close(jax.device_get(state.memory), expected.memory)
+    assert_close(jax.device_get(state.params), expected.params)
+    assert all(x.is_deleted() for x in jax.tree.leaves(start.memory))  # donated
+
+
+def test_a_rejected_client_is_named_whatever_device_it_was_dealt_to():
+    fed = federation()
+    bad = int(np.argmax(SIZES))
+    begin = int(fed.offsets[bad])
+    inputs = {m: x.at[begin].set(jnp.nan) for m, x in fed.inputs.items()}
+    fed = type(fed)(**(vars(fed) | {"inputs": inputs}))
+    mesh = client_mesh(2)
+    problem = algorithm(METHODS["fedavg"], mesh=mesh)
+    _, info = rounds(problem, replicate(fed, mesh), 1)
+    assert int(info.cohort[np.flatnonzero(~np.asarray(info.accepted))[0]]) == bad
+    assert int(info.rejected) == 1
+
+
+def test_too_many_devices_is_one_line():
+    with pytest.raises(ValueError, match=r"devices: 9 is not possible.*give 1 to 8"):
+        client_mesh(9)
+
+
+@pytest.fixture(scope="module")
+def program():
+    """The optimised program of a convnet round on two devices, and one device's."""
+    shapes = {"gray": (12, 12, 1), "color": (12, 12, 3)}
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        inputs = {m: rng.random((n, *s), np.float32) for m, s in shapes.items()}
+        return fc.data.Split(inputs, rng.integers(0, 4, n).astype(np.int32))
+
+    data = fc.data.Dataset("images", tuple(shapes), tuple("abcd"), split(40), split(4))
+    parts = fc.partition.iid(data.train, 4, rng)
+    fed = fc.build_federation(data, parts)
+    encoders = {m: fc.models.convnet(features=8) for m in shapes}
+    net = fc.models.two_projector(encoders, data.shapes, 4, width=8)
+    mesh = client_mesh(2)
+    problem = algorithm(fc.methods.fedcmi(), net, clients_per_round=4, mesh=mesh)
+    fed = replicate(fed, mesh)
+    state = jax.jit(problem.init)(jax.random.key(0), fed)
+    lowered = jax.jit(problem.round).lower(state, fed)
+    return lowered.as_text(), lowered.compile().as_text(), fed
+
+
+def test_program_has_no_float64_and_no_host_callback(program):
+    stable_hlo, hlo, _ = program
+    for text in (stable_hlo, hlo):
+        assert "f64" not in text
+        assert "callback" not in text
+    assert "infeed" not in hlo
+    assert "outfeed" not in hlo
+
+
+def test_program_reduces_over_devices_once(program):
+    assert program[1].count(" all-reduce(") == 1
+
+
+def test_program_never_copies_the_data_set(program):
+    _, hlo, fed = program
+    for x in fed.inputs.values():
+        shape = f"f32[{','.join(map(str, x.shape))}]"
+        made = [
+            line
+            for line in hlo.splitlines()
+            if f" = {shape}" in line.replace("{", " {")
+            and not any(
+                f" {op}(" in line
+                for op in ("parameter", "get-tuple-element", "bitcast")
+            )
+        ]
+        assert made == []
+
+
+def test_teacher_runs_once_per_client_not_per_step():
+    """Twice the epochs add the cost of training alone: the teacher is not in it."""
+    fed = federation()
+
+    def flops(method, epochs):
+        local = fc.LocalTraining(epochs=epochs, batch_size=4)
+        problem = algorithm(method, model(), local=local)
+        state = problem.init(jax.random.key(0), fed)
+        text = jax.jit(problem.round).lower(state, fed).as_text()
+        return text.count("dot_general")
+
+    assert flops(fc.methods.fedcmi(), 1) == flops(fc.methods.fedcmi(), 3)
+
+
+def test_autotune_measures_records_and_reuses(tmp_path):
+    fed = federation()
+    built = []
+
+    def build(size):
+        built.append(size)
+        return algorithm(fc.methods.fedavg(), chunk_size=size)
+
+    args = (build, fed, jax.random.key(0), [1, 3])
+    size, line = autotune.choose(tmp_path, *args)
+    assert size in (1, 3)
+    assert built == [1, 3]
+    assert "ms" in line
+    again, _ = autotune.choose(tmp_path, *args)
+    assert again == size
+    assert built == [1, 3]
+    (tmp_path / autotune.RECORD).write_text('{"chunk_size": 0}')
+    with pytest.raises(ValueError, match="holds no chunk size"):
+        autotune.choose(tmp_path, *args)
+
+
+def test_candidates_fit_a_devices_share():
+    assert max(autotune.candidates(10, 4)) <= 3
+    assert autotune.candidates(1, 8) == [1]
+
+
+def test_coefficients_can_be_mapped():
+    """lambda, mu and the learning rate as arrays: one program for a grid."""
+    fed = federation()
+
+    def loss(lam, mu, rate):
+        local = fc.LocalTraining(epochs=1, batch_size=4, learning_rate=rate)
+        method = fc.methods.fedcmi(lam=lam, mu=mu, warmup_rounds=0)
+        problem = algorithm(method, model(), local=local)
+        state, _ = problem.round(problem.init(jax.random.key(0), fed), fed)
+        return state.params
+
+    grid = jnp.array([0.5, 1.0]), jnp.array([0.0, 0.1]), jnp.array([0.1, 0.01])
+    mapped = jax.jit(jax.vmap(loss))(*grid)
+    for i in range(2):
+        alone = jax.jit(loss)(*(x[i] for x in grid))
+        assert_close(jax.tree.map(lambda x, i=i: x[i], mapped), alone)
+
+
+def test_mixed_precision_keeps_float32_where_it_counts():
+    net = fc.models.mixed_precision(model())
+    fed = federation()
+    exact, _ = rounds(algorithm(fc.methods.fedcmi()), fed)
+    short, info = rounds(algorithm(fc.methods.fedcmi(), net), fed)
+    for leaf in jax.tree.leaves((short.params, info.metrics)):
+        assert leaf.dtype == jnp.float32
+    assert_close(short.params, exact.params, rtol=0.2, atol=0.05)
+    leaves = zip(
+        jax.tree.leaves(short.params), jax.tree.leaves(exact.params), strict=True
+    )
+    assert any(bool((a != b).any()) for a, b in leaves)

@@ -1,0 +1,139 @@
+"""Launch flags, and two real processes that train together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fedcmi_jax import launch
+from fedcmi_jax.cli import main
+
+TRAIN = [
+    *("train", "synthetic", "--clients=8", "--clients-per-round=4", "--rounds=30"),
+    *("--checkpoint-every=1", "--local.epochs=1", "--method.personal-infiltration"),
+    *("--dataset.train-samples=800", "--dataset.test-samples=100"),
+]
+
+
+def test_flags_are_taken_from_anywhere():
+    found, rest = launch.split_flags(
+        ["synthetic", "--host-devices", "2", "--rounds=3", "--devices=auto"]
+    )
+    assert found == launch.Launch(host_devices=2)
+    assert rest == ["synthetic", "--rounds=3"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--devices=0"], "--devices: '0' is no whole number of 1 or more"),
+        (["--devices=many"], "--devices: 'many'"),
+        (["--host-devices"], "--host-devices: has no value"),
+        (["--coordinator=localhost:1"], "go together"),
+        (["--process-id=-1"], "--process-id: '-1' is no whole number of 0"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(*args):
+    return [sys.executable, "-m", "fedcmi_jax.cli", *args]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start_two(args, folder):
+    """Two processes; the second in a folder of its own, where it must write nothing."""
+    port = free_port()
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    return [
+        subprocess.Popen(
+            command(
+                *args,
+                f"--coordinator=localhost:{port}",
+                "--num-processes=2",
+                f"--process-id={i}",
+            ),
+            cwd=(folder, elsewhere)[i],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+def metrics(run):
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in x.items() if k != "seconds"} for x in lines]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_are_one_run(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    both = start_two([*TRAIN, f"--output={whole}"], tmp_path)
+    outputs = [p.communicate(timeout=240)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], outputs
+
+    both = start_two([*TRAIN, f"--output={cut}"], tmp_path)
+    deadline = time.monotonic() + 200
+    while not (cut / "checkpoints" / "5").exists():
+        assert time.monotonic() < deadline
+        assert both[0].poll() is None
+    for p in both:
+        p.send_signal(signal.SIGKILL)
+    for p in both:
+        p.communicate()
+    assert not (cut / "summary.json").exists()
+    both = start_two(["resume", str(cut)], tmp_path)
+    outputs = [p.communicate(timeout=240)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], outputs
+    assert metrics(cut) == metrics(whole)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+    # One process, one device: the same run up to the order of summation.
+    alone = tmp_path / "alone"
+    done = subprocess.run(
+        command(*TRAIN, f"--output={alone}"), capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    last, expected = metrics(alone)[-1], metrics(whole)[-1]
+    assert last["loss_task"] == pytest.approx(expected["loss_task"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_may_be_resumed_on_another_number_of_devices(tmp_path):
+    run = tmp_path / "run"
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    process = subprocess.Popen(
+        command(*TRAIN, f"--output={run}", "--host-devices=2"), env=environment
+    )
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "5").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    done = subprocess.run(
+        command("resume", str(run), "--host-devices=4"), env=environment, check=False
+    )
+    assert done.returncode == 0
+    assert metrics(run)[-1]["round"] == 30

@@ -145,7 +145,7 @@ WORKLOADS: dict[str, Workload] = {
         epochs=1,
         batch_size=32,
         clients=(100, 1_000, 10_000, 100_000),
-        chunk_size=100,
+        chunk_size=20,
     ),
     "convnet": Workload(
         "256 samples, gray and colour 28x28, CG-MNIST convnets, two epochs",

@@ -47,6 +47,7 @@ def test_bench_prints_a_table_and_stores_it(tiny, capsys):
     assert "jax" in report["versions"]
 
 
+@pytest.mark.slow
 def test_bench_pads_the_uneven_workload(tiny):
     args = ["bench", "--workload=uneven", "--method=fedavg", "--devices=1"]
     assert main([*args, "--repeats=1", "--chunk-size=auto"]) == 0

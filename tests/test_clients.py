@@ -41,8 +41,17 @@ def test_deal_balances_falling_work():
     assert shares.max() / shares.min() < 1.05
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [(name, 2) for name in METHODS]
+    + [("fedcmi", 8)]
+    + [
+        pytest.param(name, devices, marks=pytest.mark.slow)
+        for name in METHODS
+        for devices in (1, 4, 8)
+        if (name, devices) != ("fedcmi", 8)
+    ],
+)
 def test_device_count_changes_nothing(name, devices):
     method = METHODS[name]
     expected, expected_info = rounds(algorithm(method), federation())

@@ -234,3 +234,67 @@ def test_pairwise_fusion_of_three_modalities_is_refused():
 def test_missing_encoder_is_named():
     with pytest.raises(ValueError, match="encoders: given for"):
         fc.models.classifier({"zeta": fc.models.mlp()}, dataset().shapes, 4)
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "kernel", "stride", "padding"),
+    [(8, 3, 5, 1, 2), (8, 12, 3, 1, 1), (8, 12, 3, 2, 1), (12, 2, 7, 2, 3)]
+    + [(7, 2, 3, 1, 1), (9, 3, 3, 2, 1), (6, 4, 1, 2, 0), (6, 4, 1, 1, 0)],
+)
+def test_conv_lowerings_are_identical(side, channels, kernel, stride, padding):
+    """Values and gradients, of the plain and of the affine form."""
+    x, scale, shift = (
+        normal(2, side, side, channels),
+        normal(channels),
+        normal(channels),
+    )
+
+    def outputs(lowering, affine):
+        layer = Conv(4, kernel, stride, padding, lowering=lowering)
+        args = (scale, shift) if affine else ()
+        params = layer.init(jax.random.key(1), x, *args)
+
+        def loss(params, x, *args):
+            y = layer.apply(params, x, *args)
+            return (y**2).sum(), y
+
+        grad = jax.grad(loss, range(2 + len(args)), has_aux=True)
+        return grad(params, x, *args)
+
+    for affine in (False, True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+            outputs("patches", affine),
+            outputs("lax", affine),
+        )
+
+
+def test_affine_conv_is_the_convolution_of_the_mapped_images():
+    x, scale, shift = normal(2, 6, 6, 3), normal(3), normal(3)
+    layer = Conv(4, 3, padding=1)
+    params = layer.init(jax.random.key(1), x)
+    mapped = x * scale[None, None, None] + shift[None, None, None]
+    np.testing.assert_allclose(
+        layer.apply(params, x, scale, shift),
+        layer.apply(params, mapped),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("frames", [(), (2,)])
+def test_resnet18_has_the_published_parameters(frames):
+    x = jnp.zeros((2, *frames, 32, 32, 3))
+    encoder = fc.models.resnet18()
+    shapes = jax.eval_shape(
+        lambda: encoder.init(jax.random.key(0), x, jnp.ones(2), False)
+    )
+    weights = jax.tree.leaves(shapes["params"])
+    # torchvision's resnet18 has 11,689,512, of them 513,000 in its last layer.
+    assert sum(w.size for w in weights) == 11_689_512 - 513_000
+    y = jax.eval_shape(
+        lambda: encoder.apply(
+            jax.tree.map(lambda s: jnp.zeros(s.shape), shapes), x, jnp.ones(2), False
+        )
+    )
+    assert y.shape == (2, 512)

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import os
 import pathlib
 import platform
 import tempfile
@@ -134,7 +135,14 @@ def _workload_rows(
         yield from _rows(name, workload, clients, federation, options, mesh)
 
 
-def _rows(name, workload, clients, federation, options, mesh):
+def _rows(
+    name: str,
+    workload: Workload,
+    clients: int,
+    federation: Federation,
+    options: Options,
+    mesh: Mesh | None,
+) -> Iterator[dict[str, Any]]:
     """Everybody's rows for one workload and client count, measured in turns."""
     chosen = contestants(_method_names(options))
     extras: dict[str, dict[str, Any]] = {}
@@ -154,19 +162,16 @@ def _rows(name, workload, clients, federation, options, mesh):
                     "flops": measure.training_flops(
                         workload.model(contestant.architecture), fed, workload.epochs
                     ),
-                    "reference": label != variant and label or None,
+                    "reference": None if label == variant else label,
                 }
-            if contestant.method.name in peers.PEERS.get(options.against, {}).get(
-                "methods", ()
-            ):
-                if contestant.architecture == "classifier" or label == "fedcmi":
-                    yield_from = _start_peers(
-                        stack, options.against, workload, contestant, federation
-                    )
-                    for form, peer in yield_from.items():
-                        variant = f"{label}, {options.against} {form}"
-                        rounds[variant] = peer.round
-                        extras[variant] = {"reference": label, "peer": peer.ready}
+            if label in peers.methods_of(options.against):
+                started = _start_peers(
+                    stack, options.against, workload, contestant, federation
+                )
+                for form, peer in started.items():
+                    variant = f"{label}, {options.against} {form}"
+                    rounds[variant] = peer.round
+                    extras[variant] = {"reference": label, "peer": peer.ready}
         seconds = measure.interleaved(rounds, options.repeats)
     for label in rounds:
         base = extras[label].pop("reference", None)
@@ -189,7 +194,9 @@ def _rows(name, workload, clients, federation, options, mesh):
         yield row
 
 
-def _variants(name: str, label: str, federation: Federation, mesh: Mesh | None):
+def _variants(
+    name: str, label: str, federation: Federation, mesh: Mesh | None
+) -> Iterator[tuple[str, Federation, Mesh | None]]:
     """(label, federation, mesh) of a contestant and what it is compared with."""
     yield label, federation, mesh
     if mesh is not None:
@@ -214,7 +221,14 @@ def _builder(
     return build
 
 
-def _chunk_size(options, workload, build, federation, key, mesh) -> int:
+def _chunk_size(
+    options: Options,
+    workload: Workload,
+    build: Callable[[int], FederatedAlgorithm],
+    federation: Federation,
+    key: jax.Array,
+    mesh: Mesh | None,
+) -> int:
     if options.chunk_size == "auto":
         devices = mesh.size if mesh else 1
         sizes = autotune.candidates(federation.num_clients, devices)
@@ -222,12 +236,16 @@ def _chunk_size(options, workload, build, federation, key, mesh) -> int:
     return int(options.chunk_size) or workload.chunk_size
 
 
-def _start_peers(stack, name, workload, contestant, federation):
+def _start_peers(
+    stack: contextlib.ExitStack,
+    name: str,
+    workload: Workload,
+    contestant: Contestant,
+    federation: Federation,
+) -> dict[str, peers.Peer]:
     """Form -> running peer."""
     started = {}
-    model = workload.model(contestant.architecture)
     build = _builder(workload, contestant, federation.num_clients, None)
-    del model
     state = build(1).init(jax.random.key(0), federation)
     for form in peers.PEERS[name]["forms"]:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -242,13 +260,7 @@ def _machine() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
-    return f"{platform.machine()} CPU, {_cores()} cores"
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -22,9 +22,14 @@ FOLDER = pathlib.Path(fedcmi_jax.__file__).parents[1] / "experiments" / "benchma
 PEERS: dict[str, dict[str, Any]] = {
     "torch": {"forms": ("eager", "best"), "methods": ("fedavg", "fedcmi")},
     "pfl": {"forms": ("best",), "methods": ("fedavg",)},
-    "flower": {"forms": ("best",), "methods": ("fedavg",)},
+    "flower": {"forms": ("best",), "methods": ("fedavg", "fedcmi")},
 }
-"""Name -> its forms and the methods it can run."""
+"""Name -> its forms and the methods it can run, each on its own model."""
+
+
+def methods_of(name: str) -> tuple[str, ...]:
+    """The methods that a peer can run; none for an empty name."""
+    return PEERS[name]["methods"] if name else ()
 
 
 def python_of(name: str) -> pathlib.Path:

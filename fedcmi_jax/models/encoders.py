@@ -5,6 +5,7 @@ An encoder is a factory with keyword-only options that returns a linen module wh
 and a line in ``ENCODERS``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,7 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.models.layers import NORMS, BatchNorm, Conv, dense, max_pool
+from fedcmi_jax.models.layers import (
+    NORMS,
+    BatchNorm,
+    Conv,
+    Lowering,
+    dense,
+    max_pool,
+)
 from fedcmi_jax.types import Array
 
 
@@ -40,18 +48,20 @@ class ConvNet(nn.Module):
 
     features: int
     norm: str
+    lowering: Lowering = "auto"
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps images [B, H, W, channels] to [B, features]."""
         x, scale, shift = NORMS[self.norm](name="norm")(x, mask, train)
 
-        x = Conv(32, 5, padding=2, name="conv1")(x, scale, shift)
+        conv = functools.partial(Conv, lowering=self.lowering)
+        x = conv(32, 5, padding=2, name="conv1")(x, scale, shift)
         # Pooling before the ReLU: the same values at a quarter of the work.
         x = jax.nn.relu(max_pool(x))
-        x = jax.nn.relu(Conv(32, 3, padding=1, name="conv2")(x))
-        x = jax.nn.relu(Conv(64, 3, stride=2, padding=1, name="conv3")(x))
-        x = jax.nn.relu(Conv(64, 3, padding=1, name="conv4")(x))
+        x = jax.nn.relu(conv(32, 3, padding=1, name="conv2")(x))
+        x = jax.nn.relu(conv(64, 3, stride=2, padding=1, name="conv3")(x))
+        x = jax.nn.relu(conv(64, 3, padding=1, name="conv4")(x))
         return dense(self.features, "dense")(x.mean((1, 2)))
 
 
@@ -123,15 +133,19 @@ def mlp(*, features: int = 64, hidden: tuple[int, ...] = ()) -> nn.Module:
 
 
 def convnet(
-    *, features: int = 512, norm: Literal["batch", "group"] = "batch"
+    *,
+    features: int = 512,
+    norm: Literal["batch", "group"] = "batch",
+    lowering: Lowering = "auto",
 ) -> nn.Module:
     """The CG-MNIST convolutional net (methods 0.2).
 
     Args:
       features: Width F of the last linear layer (512 in the reference code).
       norm: Normalisation of the input: masked BatchNorm, or GroupNorm (no state).
+      lowering: How convolutions are computed: patches, lax, or auto: by backend.
     """
-    return ConvNet(features, norm)
+    return ConvNet(features, norm, lowering)
 
 
 def resnet18() -> nn.Module:

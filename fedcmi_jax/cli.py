@@ -18,7 +18,7 @@ from fedcmi_jax import config as configs
 from fedcmi_jax import hosts, launch, report, run, seeds, sweep
 from fedcmi_jax.bench import command
 from fedcmi_jax.experiment import Experiment, build
-from fedcmi_jax.flags import parse
+from fedcmi_jax.flags import parse, parse_options
 from fedcmi_jax.presets import DEFAULT
 from fedcmi_jax.run_folder import check_free, check_run, create, default_folder, lock
 
@@ -252,7 +252,12 @@ def _train_seeds(count: str, config: configs.Config, folder: pathlib.Path) -> in
 
 def _bench(args: list[str]) -> int:
     where, args = launch.split_flags(args)
-    return command.main(args, lambda: launch.start(where))
+    options = parse_options(command.Options, args, "fedcmi bench")
+    if options is None:
+        return 0
+    command.check_options(options)
+    command.run(options, launch.start(where), lambda line: print(line, flush=True))
+    return 0
 
 
 def _list(args: list[str]) -> int:

@@ -3,12 +3,15 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import tyro
 
 from fedcmi_jax import config as configs
 from fedcmi_jax.presets import DEFAULT, PRESETS, preset
+
+Options = TypeVar("Options")
 
 
 def parse(args: Sequence[str]) -> configs.Config | None:
@@ -37,20 +40,57 @@ def parse(args: Sequence[str]) -> configs.Config | None:
             base = dataclasses.replace(base, **{kind: configs.section(kind, chosen)()})
     flags = _without_names(flags)
     if any(flag in ("-h", "--help") for flag in flags):
-        text = f"Presets: {', '.join(PRESETS)}. Values shown are those of {name}."
+        text = f"Presets: {', '.join(PRESETS)}. Values shown are those of {name}. "
+        text += "Devices and processes: fedcmi --help."
         with contextlib.suppress(SystemExit):
             _tyro(base, ["--help"], text)
         return None
     _check_flags(flags, base)
     flags = _spelled_for_tyro(flags, base)
+    parsed = _in_one_line(lambda: _tyro(base, flags, ""), "fedcmi train")
+    values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
+    return configs.Config(**values)
+
+
+def parse_options(cls: type[Options], args: Sequence[str], prog: str) -> Options | None:
+    """Reads the flags of a command whose options are one flat dataclass.
+
+    Args:
+      cls: The dataclass.
+      args: ``[--FLAG=VALUE ...]``.
+      prog: The command, for its help.
+
+    Returns:
+      The options, or None if help was asked for and printed.
+
+    Raises:
+      ValueError: Unknown flag or bad value; one line.
+
+    Example:
+      >>> from fedcmi_jax.bench.command import Options
+      >>> parse_options(Options, ["--repeats=3"], "fedcmi bench").repeats
+      3
+    """
+    if any(flag in ("-h", "--help") for flag in args):
+        with contextlib.suppress(SystemExit):
+            tyro.cli(cls, args=["--help"], prog=prog)
+        return None
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for text in args:
+        name = text.partition("=")[0].removeprefix("--").replace("-", "_")
+        if text.startswith("--"):
+            configs.lookup("flag", name, known)
+    return _in_one_line(lambda: tyro.cli(cls, args=args, prog=prog), prog)
+
+
+def _in_one_line(parse: Callable[[], Options], prog: str) -> Options:
+    """The parser's result; its errors as one line."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            parsed = _tyro(base, flags, "")
+            return parse()
     except SystemExit:
-        raise ValueError(_one_line(errors.getvalue())) from None
-    values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
-    return configs.Config(**values)
+        raise ValueError(_one_line(errors.getvalue(), prog)) from None
 
 
 def _tyro(base: configs.Config, args: list[str], text: str) -> configs.Config:
@@ -147,7 +187,7 @@ def _field_names(config: object, prefix: str) -> list[str]:
     return names
 
 
-def _one_line(box: str) -> str:
+def _one_line(box: str, prog: str) -> str:
     """The message inside tyro's box of lines."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
     message = []
@@ -157,4 +197,4 @@ def _one_line(box: str) -> str:
         if line.startswith("─"):
             break
         message.append(line)
-    return f"{' '.join(message)}; see fedcmi train --help"
+    return f"{' '.join(message)}; see {prog} --help"

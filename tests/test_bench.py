@@ -87,6 +87,8 @@ def test_padding_to_the_maximum_changes_no_result():
         (["--chunk-size=some"], "chunk_size: 'some'"),
         (["--repeats=0"], "repeats: 0 is below 1"),
         (["--against=numpy"], "against: unknown 'numpy'"),
+        (["--workloads=mlp"], "did you mean 'workload'?"),
+        (["--repeats=few"], "see fedcmi bench --help"),
     ],
 )
 def test_bench_mistakes_are_one_line(tiny, tmp_path, flags, message, capsys):

@@ -6,12 +6,11 @@ import os
 import pathlib
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import tyro
 from jax.sharding import Mesh
 
 from fedcmi_jax import autotune, methods
@@ -288,11 +287,3 @@ def _line(row: dict[str, Any]) -> str:
     else:
         cells.append("")
     return "| " + " | ".join(cells) + " |"
-
-
-def main(args: Sequence[str], start: Callable[[], Mesh | None]) -> int:
-    """Runs the command on its own flags; ``start`` brings the devices up."""
-    options = tyro.cli(Options, args=args, prog="fedcmi bench")
-    check_options(options)
-    run(options, start(), lambda line: print(line, flush=True))
-    return 0

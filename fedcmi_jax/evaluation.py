@@ -25,8 +25,10 @@ class Evaluation(NamedTuple):
     """What one evaluation yields.
 
     Attributes:
-      tables: View -> confusion counts. Views: ``acc`` (fused logits, all modalities),
-        ``acc_{m}_zero`` (fused, other modalities zero), and in a model with projectors
+      tables: View -> confusion counts. Views: ``acc`` (fused logits, all modalities
+        that a sample has); over the samples with modality m: ``acc_{m}_zero`` (fused,
+        other modalities zero), ``acc_{m}_half`` (m's own share of the logits, the bias
+        shared out; where fusion is a sum), and in a model with projectors
         ``acc_{m}_infiltration`` (fused, the other modalities' places taken by m's
         infiltration projection) and ``acc_{m}_head`` (head on the self-projection).
       client_accuracy: [N], see ``client_accuracies``.
@@ -50,7 +52,7 @@ def build_evaluator(
     Returns:
       ``(params, batch_stats) -> Evaluation``, jitted.
     """
-    inputs, labels, valid = _batched(split, model.modalities, batch_size)
+    batches = _batched(split, model.modalities, batch_size)
     distinct, which = np.unique(
         np.asarray(federation.available), axis=0, return_inverse=True
     )
@@ -63,9 +65,7 @@ def build_evaluator(
         def one_batch(batch):
             return _tables(model, params, batch_stats, patterns, *batch)
 
-        tables = jax.tree.map(
-            lambda x: x.sum(0), jax.lax.map(one_batch, (inputs, labels, valid))
-        )
+        tables = jax.tree.map(lambda x: x.sum(0), jax.lax.map(one_batch, batches))
         by_pattern = tables.pop("patterns")
         accuracy = client_accuracies(by_pattern[pattern_of], class_counts)
         return Evaluation(tables, accuracy)
@@ -190,33 +190,47 @@ def _batched(split: Split, modalities: tuple[str, ...], batch_size: int):
 
     inputs = {m: cut(split.inputs[m]) for m in modalities}
     valid = cut(np.ones(split.size, np.float32))
-    return inputs, cut(split.labels.astype(np.int32)), valid
+    present = split.available
+    if present is None:
+        present = np.ones((split.size, len(modalities)))
+    return (
+        inputs,
+        cut(split.labels.astype(np.int32)),
+        valid,
+        cut(np.asarray(present, np.float32)),
+    )
 
 
-def _tables(model, params, batch_stats, patterns, inputs, labels, valid) -> Tables:
+def _tables(
+    model, params, batch_stats, patterns, inputs, labels, valid, present
+) -> Tables:
     """Confusion counts of every view on one batch; ``patterns`` [P, C, C]."""
     num_modalities = len(model.modalities)
 
     def forward(available: Array):
-        rows = jnp.broadcast_to(available[None], (len(labels), num_modalities))
+        rows = present * available[None]
         batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
         return model.apply(params, batch_stats, batch, False)[0]
 
-    def count(logits: Array) -> Array:
-        truth = jax.nn.one_hot(labels, model.num_classes) * valid[:, None]
+    def count(logits: Array, weights: Array = valid) -> Array:
+        truth = jax.nn.one_hot(labels, model.num_classes) * weights[:, None]
         return truth.T @ jax.nn.one_hot(logits.argmax(-1), model.num_classes)
 
     full = forward(jnp.ones(num_modalities))
     tables = {"acc": count(full.logits)}
+    halves = model.shares(params, full.parts) if model.shares else {}
     for i, m in enumerate(model.modalities):
+        has = valid * present[:, i]
         alone = {
             k: part if k == m else jnp.zeros_like(part)
             for k, part in full.parts.items()
         }
-        tables[f"acc_{m}_zero"] = count(model.fuse(params, alone))
+        tables[f"acc_{m}_zero"] = count(model.fuse(params, alone), has)
+        if m in halves:
+            tables[f"acc_{m}_half"] = count(halves[m], has)
         if model.has_projectors:
             only = jnp.zeros(num_modalities).at[i].set(1.0)
-            tables[f"acc_{m}_infiltration"] = count(forward(only).logits)
-            tables[f"acc_{m}_head"] = count(full.self_logits[m])
+            tables[f"acc_{m}_infiltration"] = count(forward(only).logits, has)
+            tables[f"acc_{m}_head"] = count(full.self_logits[m], has)
     tables["patterns"] = jnp.stack([count(forward(p).logits) for p in patterns])
     return tables

@@ -85,6 +85,11 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     available = partition.allocate_modalities(
         config.clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
     )
+    if config.missing_fraction:
+        present = partition.drop_modalities(
+            parts, available, rng, fraction=config.missing_fraction
+        )
+        dataset = dataset._replace(train=dataset.train._replace(available=present))
     federation = build_federation(
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
@@ -96,7 +101,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             method,
             model,
             clients_per_round=config.clients_per_round,
-            local=_local_training(config),
+            local=_local_training(config, method.momentum),
             server_optimizer=_server_optimizer(config.server),
             chunk_size=chunk_size,
             rounds_per_call=config.rounds_per_call or config.eval_every,
@@ -131,13 +136,14 @@ def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Mo
             fusion=chosen.fusion,
             projector=chosen.projector,
             width=chosen.width,
+            stand_in=chosen.stand_in,
         )
     if chosen.precision == "bfloat16":
         return models.mixed_precision(model)
     return model
 
 
-def _local_training(config: Config) -> LocalTraining:
+def _local_training(config: Config, momentum: float) -> LocalTraining:
     local = config.local
     end = local.learning_rate_min
     rate: float | Callable[[jax.Array], jax.Array] = local.learning_rate
@@ -153,16 +159,18 @@ def _local_training(config: Config) -> LocalTraining:
         epochs=local.epochs,
         batch_size=local.batch_size,
         learning_rate=rate,
-        optimizer=_local_optimizer(local),
+        optimizer=_local_optimizer(local, momentum),
     )
 
 
-def _local_optimizer(local: LocalConfig) -> Optimizer:
+def _local_optimizer(local: LocalConfig, momentum: float) -> Optimizer:
     def adam(learning_rate) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(local.weight_decay)
         return optax.chain(decay, optax.adam(learning_rate))
 
-    sgd = torch_sgd(momentum=local.momentum, weight_decay=local.weight_decay)
+    if local.momentum is not None:
+        momentum = local.momentum
+    sgd = torch_sgd(momentum=momentum, weight_decay=local.weight_decay)
     return {"sgd": sgd, "adam": adam}[local.optimizer]
 
 

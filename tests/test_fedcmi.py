@@ -245,7 +245,7 @@ def test_multimodal_only_heads_ignore_single_modality_clients():
 
 def test_server_ratio_is_the_sample_weighted_mean():
     method = fc.methods.fedcmi(mu=0.0, dominance="server")
-    shared = method.init_shared(_TwoModalities, {})
+    shared = method.init_shared(_TwoModalities, {}, 5)
     np.testing.assert_array_equal(shared.ratios, [1, 1])
     upload = (jnp.array([3.0 * 10 + 0.5 * 30, 40.0]), jnp.array(40.0))
     merged = method.merge(shared, upload, None)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedcmi_jax.data.base import Split
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.types import Array, Batch, Model, Params, Sums
+from fedcmi_jax.types import Array, Batch, Model, Params, PyTree, Sums
 
 Tables = dict[str, Array]
 """View name -> [C, C] float32 counts."""
@@ -32,15 +32,23 @@ class Evaluation(NamedTuple):
         ``acc_{m}_infiltration`` (fused, the other modalities' places taken by m's
         infiltration projection) and ``acc_{m}_head`` (head on the self-projection).
       client_accuracy: [N], see ``client_accuracies``.
+      personal_accuracy: The same of every client's own model, for methods that keep
+        one; else None.
     """
 
     tables: Tables
     client_accuracy: Array
+    personal_accuracy: Array | None = None
 
 
 def build_evaluator(
-    model: Model, split: Split, federation: Federation, *, batch_size: int = 256
-) -> Callable[[Params, Params], Evaluation]:
+    model: Model,
+    split: Split,
+    federation: Federation,
+    *,
+    batch_size: int = 256,
+    personal: Callable[[Params, PyTree], Params] | None = None,
+) -> Callable[..., Evaluation]:
     """Puts a test split on the device and returns the compiled evaluation.
 
     Args:
@@ -48,9 +56,12 @@ def build_evaluator(
       split: Test samples.
       federation: Supplies each client's classes and modalities.
       batch_size: Samples per forward pass; no effect on results.
+      personal: ``Method.start`` of a method with personal models, ``(params, memory of
+        one client) -> params``; every client's model is then tested, one by one.
 
     Returns:
-      ``(params, batch_stats) -> Evaluation``, jitted.
+      ``(params, batch_stats, memory=None) -> Evaluation``, jitted; without the memory
+      [N, ...] of all clients personal models are left out.
     """
     batches = _batched(split, model.modalities, batch_size)
     distinct, which = np.unique(
@@ -61,14 +72,30 @@ def build_evaluator(
     class_counts = client_class_counts(federation, model.num_classes)
 
     @jax.jit
-    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
+    def evaluate(
+        params: Params, batch_stats: Params, memory: PyTree = None
+    ) -> Evaluation:
         def one_batch(batch):
             return _tables(model, params, batch_stats, patterns, *batch)
 
         tables = jax.tree.map(lambda x: x.sum(0), jax.lax.map(one_batch, batches))
         by_pattern = tables.pop("patterns")
         accuracy = client_accuracies(by_pattern[pattern_of], class_counts)
-        return Evaluation(tables, accuracy)
+        if personal is None or memory is None:
+            return Evaluation(tables, accuracy)
+
+        def one_client(client):
+            own, pattern = client
+
+            def table(batch):
+                return _fused_table(
+                    model, personal(params, own), batch_stats, pattern, *batch
+                )
+
+            return jax.lax.map(table, batches).sum(0)
+
+        own_tables = jax.lax.map(one_client, (memory, patterns[pattern_of]))
+        return Evaluation(tables, accuracy, client_accuracies(own_tables, class_counts))
 
     return evaluate
 
@@ -136,7 +163,7 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
       Every view's accuracy under its name; ``macro_f1``, ``worst_class`` and
       ``per_class`` of the fused logits; ``client_mean``, ``client_std``,
       ``client_min``, ``client_p10``, ``client_median`` and ``client_max`` of the
-      clients' accuracies.
+      clients' accuracies; ``personal_mean``... of their own models', if they have any.
     """
     tables = {name: np.asarray(t) for name, t in evaluation.tables.items()}
     result: dict[str, float | list[float]] = {
@@ -146,18 +173,24 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
     result["macro_f1"] = macro_f1(tables["acc"])
     result["worst_class"] = float(np.nanmin(per_class))
     result["per_class"] = [float(a) for a in per_class]
-    clients = np.asarray(evaluation.client_accuracy)
-    clients = clients[np.isfinite(clients)]
-    if clients.size:
-        result |= {
-            "client_mean": float(clients.mean()),
-            "client_std": float(clients.std()),
-            "client_min": float(clients.min()),
-            "client_p10": float(np.quantile(clients, 0.1)),
-            "client_median": float(np.median(clients)),
-            "client_max": float(clients.max()),
-        }
+    result |= _spread("client", np.asarray(evaluation.client_accuracy))
+    if evaluation.personal_accuracy is not None:
+        result |= _spread("personal", np.asarray(evaluation.personal_accuracy))
     return result
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return {}
+    return {
+        f"{name}_mean": float(values.mean()),
+        f"{name}_std": float(values.std()),
+        f"{name}_min": float(values.min()),
+        f"{name}_p10": float(np.quantile(values, 0.1)),
+        f"{name}_median": float(np.median(values)),
+        f"{name}_max": float(values.max()),
+    }
 
 
 COUNT_PREFIX = "clients_"
@@ -201,6 +234,17 @@ def _batched(split: Split, modalities: tuple[str, ...], batch_size: int):
     )
 
 
+def _fused_table(
+    model, params, batch_stats, available, inputs, labels, valid, present
+) -> Array:
+    """[C, C] counts of the fused logits under one set of modalities."""
+    rows = present * available[None]
+    batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
+    logits = model.apply(params, batch_stats, batch, False)[0].logits
+    truth = jax.nn.one_hot(labels, model.num_classes) * valid[:, None]
+    return truth.T @ jax.nn.one_hot(logits.argmax(-1), model.num_classes)
+
+
 def _tables(
     model, params, batch_stats, patterns, inputs, labels, valid, present
 ) -> Tables:
@@ -232,5 +276,10 @@ def _tables(
             only = jnp.zeros(num_modalities).at[i].set(1.0)
             tables[f"acc_{m}_infiltration"] = count(forward(only).logits, has)
             tables[f"acc_{m}_head"] = count(full.self_logits[m], has)
-    tables["patterns"] = jnp.stack([count(forward(p).logits) for p in patterns])
+    tables["patterns"] = jnp.stack(
+        [
+            _fused_table(model, params, batch_stats, p, inputs, labels, valid, present)
+            for p in patterns
+        ]
+    )
     return tables

@@ -22,7 +22,8 @@ from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
 from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
-from fedcmi_jax.types import Model, Params
+from fedcmi_jax.methods.base import is_set
+from fedcmi_jax.types import Model
 
 PARTITION_STREAM = STREAMS.index("partition")
 """Index of the NumPy stream that deals samples and modalities; one per seed, so that
@@ -38,7 +39,7 @@ class Experiment(NamedTuple):
       federation: Device data, dealt to clients.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
-      evaluate: ``(params, batch_stats) -> Evaluation``; on one device.
+      evaluate: ``(params, batch_stats, memory=None) -> Evaluation``; on one device.
       mesh: Devices that share the cohort; None: one.
       with_chunk_size: Chunk size -> the same algorithm with another chunk size.
     """
@@ -48,7 +49,7 @@ class Experiment(NamedTuple):
     federation: Federation
     model: Model
     algorithm: FederatedAlgorithm
-    evaluate: Callable[[Params, Params], Evaluation]
+    evaluate: Callable[..., Evaluation]
     mesh: Mesh | None
     with_chunk_size: Callable[[int], FederatedAlgorithm]
 
@@ -94,7 +95,12 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
     model = _build_model(config, dataset, method.needs_projectors)
-    evaluate = build_evaluator(model, dataset.test, federation)
+    evaluate = build_evaluator(
+        model,
+        dataset.test,
+        federation,
+        personal=method.start if is_set(method, "start") else None,
+    )
 
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(

@@ -144,6 +144,7 @@ class Method(NamedTuple):
       momentum: Of the clients' SGD, unless the user gives an optimizer.
       check: ``(model, clients_per_round) -> None``, raises ``ValueError`` where the
         method is not defined.
+      parts: The methods a chain is made of.
       init_shared: ``(model, params, num_clients) -> Shared``, server-side extras.
       init_client: ``(model, params) -> Memory``, remembered per client across rounds.
       start: ``(params, memory) -> params``, puts a client's personal blocks in.
@@ -173,6 +174,7 @@ class Method(NamedTuple):
     needs_projectors: bool = False
     momentum: float = 0.9
     check: Callable[[Model, int], None] = lambda model, clients_per_round: None
+    parts: tuple["Method", ...] = ()
     init_shared: Callable[[Model, Params, int], PyTree] = lambda model, params, n: ()
     init_client: Callable[[Model, Params], PyTree] = lambda model, params: ()
     start: Callable[[Params, PyTree], Params] = lambda params, memory: params
@@ -287,11 +289,12 @@ def is_set(method: Method, hook: str) -> bool:
 HOOKS = tuple(
     name
     for name in Method._fields
-    if name not in ("name", "needs_projectors", "momentum", "check")
+    if name not in ("name", "needs_projectors", "momentum", "check", "parts")
 )
 """Names of the hooks."""
 
 
 def hooks(method: Method) -> tuple[str, ...]:
-    """The hooks that a method replaces, in the order of the record."""
-    return tuple(name for name in HOOKS if is_set(method, name))
+    """The hooks that a method, or a part of it, replaces, in the record's order."""
+    parts = method.parts or (method,)
+    return tuple(name for name in HOOKS if any(is_set(m, name) for m in parts))

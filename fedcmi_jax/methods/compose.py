@@ -151,6 +151,7 @@ def chain(first: Method, second: Method) -> Method:
         needs_projectors=first.needs_projectors or second.needs_projectors,
         momentum=wanted.pop() if wanted else first.momentum,
         check=check,
+        parts=tuple(part for m in pair for part in (m.parts or (m,))),
         init_shared=lambda *a: tuple(m.init_shared(*a) for m in pair),
         init_client=lambda *a: tuple(m.init_client(*a) for m in pair),
         start=start,

@@ -260,13 +260,14 @@ def fedcmi(
                 if on_disagreement == "neutral" and temperature in ("class", "weights"):
                     by_class = jnp.where(agrees, by_class, 1.0)
                 sharpness = by_class[batch.labels]
-                emphasis = jnp.ones(())
+                emphasis = jnp.ones_like(sharpness)
                 if temperature == "weights":
-                    emphasis, sharpness = 1.0 / sharpness, fixed_temperature
+                    emphasis = 1.0 / sharpness
+                    sharpness = jnp.full_like(sharpness, fixed_temperature)
                 total = total + (k != source) * distillation_loss(
                     teacher_logits,
                     students[modality],
-                    jnp.broadcast_to(sharpness, taught.shape),
+                    sharpness,
                     taught * batch.available[:, k],
                     emphasis,
                 )

@@ -61,7 +61,10 @@ class Sum(nn.Module):
     def shares(params: Params, parts: list[Array]) -> list[Array]:
         """W_m x_m + b_m for each of the M parts."""
         layers = [params[f"out{i}"] for i in range(len(parts))]
-        return [x @ p["kernel"] + p["bias"][None] for x, p in zip(parts, layers, strict=True)]
+        return [
+            x @ p["kernel"] + p["bias"][None]
+            for x, p in zip(parts, layers, strict=True)
+        ]
 
 
 class Film(nn.Module):

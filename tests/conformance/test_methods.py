@@ -50,9 +50,13 @@ FEDAVG_AT_FIRST = ("fedmsplit", "scaffold")
 """Methods that differ from FedAvg (with their momentum) from the second round on."""
 
 
-@pytest.fixture(params=VARIANTS, ids=str)
+@pytest.fixture(params=VARIANTS, ids=str, scope="module")
 def method(request):
-    return VARIANTS[request.param]
+    """Module scope: all tests of one method run together and share its programs."""
+    yield VARIANTS[request.param]
+    for cached in (two_rounds, two_of_five, shared_algorithm, compiled):
+        cached.cache_clear()
+    jax.clear_caches()
 
 
 @functools.cache

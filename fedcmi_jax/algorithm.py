@@ -183,6 +183,7 @@ def build_algorithm(
             data=data,
             round=state.round,
             learning_rate=local.rate(state.round),
+            augmented=local.augment is not None,
         )
         return client, jax.random.fold_in(round_key, id), is_real
 

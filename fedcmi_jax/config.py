@@ -136,6 +136,8 @@ class LocalConfig:
       optimizer: sgd (torch's momentum form) or adam; fresh in every round.
       momentum: Of sgd, in [0, 1); None: the method's own, 0.9 but for SCAFFOLD.
       weight_decay: On all parameters (reference code: 1e-4).
+      augment: Image modalities whose training batches get random resized crops and
+        horizontal flips (reference code: visual).
     """
 
     epochs: int = 5
@@ -147,6 +149,7 @@ class LocalConfig:
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float | None = None
     weight_decay: float = 1e-4
+    augment: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

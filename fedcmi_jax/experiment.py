@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from fedcmi_jax import data, models, partition
 from fedcmi_jax.algorithm import STREAMS, FederatedAlgorithm, build_algorithm
+from fedcmi_jax.augment import crop_and_flip
 from fedcmi_jax.clients import replicate
 from fedcmi_jax.config import (
     Config,
@@ -91,6 +92,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             parts, available, rng, fraction=config.missing_fraction
         )
         dataset = dataset._replace(train=dataset.train._replace(available=present))
+    _check_augmented(config.local.augment, dataset)
     federation = build_federation(
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
@@ -166,7 +168,23 @@ def _local_training(config: Config, momentum: float) -> LocalTraining:
         batch_size=local.batch_size,
         learning_rate=rate,
         optimizer=_local_optimizer(local, momentum),
+        augment=crop_and_flip(local.augment) if local.augment else None,
     )
+
+
+def _check_augmented(names: tuple[str, ...], dataset: Dataset) -> None:
+    for name in names:
+        if name not in dataset.modalities:
+            raise ValueError(
+                f"local.augment: unknown modality {name!r}; choose from "
+                f"{list(dataset.modalities)}"
+            )
+        shape = dataset.shapes[name]
+        if len(shape) not in (3, 4):
+            raise ValueError(
+                f"local.augment: {name!r} has samples of shape {shape}, which are no "
+                "images or frames; leave it out"
+            )
 
 
 def _local_optimizer(local: LocalConfig, momentum: float) -> Optimizer:

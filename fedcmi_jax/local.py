@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedcmi_jax.augment import Augment
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.methods.base import Client, Finished, Method, Step
 from fedcmi_jax.types import Array, Batch, Outputs, Params, PyTree, Sums
@@ -89,6 +90,7 @@ class LocalTraining:
       optimizer: Learning rate -> optax optimizer; its state is fresh in every round.
         None: ``torch_sgd`` with the method's momentum.
       shuffle: New order in every epoch; False: stored order, for reference runs.
+      augment: ``(key, batch) -> batch`` in every step, see ``augment``; None: nothing.
 
     Raises:
       ValueError: epochs or batch_size is below 1.
@@ -99,6 +101,7 @@ class LocalTraining:
     learning_rate: float | Array | Callable[[Array], Array] = 0.05
     optimizer: Optimizer | None = None
     shuffle: bool = True
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         """Checks the sizes."""
@@ -225,6 +228,9 @@ def train_client(
             places = start + jnp.arange(local.batch_size)
             batch = data.batch(positions, places < data.num_examples)
             key = jax.random.fold_in(jax.random.fold_in(step_key, e), b)
+            if local.augment is not None:
+                key, augment_key = jax.random.split(key)
+                batch = local.augment(augment_key, batch)
             return step(batch, b < batches, key, carry)
 
         params, batch_stats, opt_state, context, sums = jax.lax.fori_loop(

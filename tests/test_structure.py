@@ -14,7 +14,7 @@ ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
     {"types"},
-    {"data", "infiltration", "coverage"},
+    {"data", "infiltration", "coverage", "augment"},
     {"partition"},
     {"federation", "models"},
     {"prototypes"},

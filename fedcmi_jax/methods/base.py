@@ -30,6 +30,8 @@ class Client(NamedTuple):
       data: The client's samples.
       round: int32, counted from 0.
       learning_rate: float32.
+      augmented: Whether training batches are augmented, so that what was computed on
+        stored samples is not what a step's batch gives (static).
     """
 
     model: Model
@@ -40,6 +42,7 @@ class Client(NamedTuple):
     data: ClientData
     round: Array
     learning_rate: Array
+    augmented: bool = False
 
     @property
     def available(self) -> dict[str, Array]:

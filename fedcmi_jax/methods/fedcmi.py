@@ -105,9 +105,10 @@ def fedcmi(
         + lam sum_{k != d} mean_j H(sg softmax(g_d^G(s_d^G) / T), softmax(g_k(c_k) / T))
     plus mu/2 ||w - w_G||^2; a client with one modality minimises CE(z, y) and the
     proximal term. T = T_k[y_j]. ^G is the round's global model in eval mode: frozen, so
-    its logits are computed once per round and gathered by sample. Where samples lack a
-    modality, each term is over the samples that have what it needs and at least two
-    modalities; the others give CE(z, y).
+    its logits are computed once per round and gathered by sample, or in every step if
+    batches are augmented (the round's statistics are of the stored samples). Where
+    samples lack a modality, each term is over the samples that have what it needs and
+    at least two modalities; the others give CE(z, y).
 
     Deviations from the public code, all options: mu is 0.01, not 1.0; temperatures are
     bounded from below by 0.1, not by 0; probabilities are clamped; without class-wise
@@ -228,7 +229,13 @@ def fedcmi(
         samples = batch.valid * several
         count = samples.sum()
         self_logits = _self_logits(client.model, outputs)
-        global_logits = context.teacher[batch.positions]
+        if client.augmented:
+            seen, _ = client.model.apply(
+                client.params, client.batch_stats, batch, False
+            )
+            global_logits = jax.lax.stop_gradient(_self_logits(client.model, seen))
+        else:
+            global_logits = context.teacher[batch.positions]
         teaching = jax.lax.stop_gradient(self_logits)
         if teacher == "global":
             teaching = global_logits

@@ -143,9 +143,10 @@ def build_algorithm(
         state = FederationState(
             params=params,
             batch_stats=batch_stats,
-            shared=method.init_shared(model, params, n),
+            # Copies: a donated state must not have one array in two places.
+            shared=jax.tree.map(jnp.copy, method.init_shared(model, params, n)),
             memory=jax.tree.map(
-                lambda x: jnp.tile(x[None], (n,) + (1,) * x.ndim), memory
+                lambda x: jnp.copy(jnp.tile(x[None], (n,) + (1,) * x.ndim)), memory
             ),
             server_optimizer=server_optimizer.init(params) if server_optimizer else (),
             round=jnp.zeros((), jnp.int32),

@@ -26,8 +26,8 @@ from tests.problems import (
     shared_algorithm,
 )
 
-VARIANTS = {
-    **{name: factory() for name, factory in fc.methods.REGISTRY.items()},
+VARIANTS = {name: factory() for name, factory in fc.methods.REGISTRY.items()}
+SLOW_VARIANTS = {
     "fedcmi personal": fc.methods.fedcmi(personal_infiltration=True),
     "fedcmi server": fc.methods.fedcmi(dominance="server"),
     "fedogm+fedprox": fc.chain(fc.methods.fedogm(), fc.methods.fedprox(mu=0.1)),
@@ -50,10 +50,17 @@ FEDAVG_AT_FIRST = ("fedmsplit", "scaffold")
 """Methods that differ from FedAvg (with their momentum) from the second round on."""
 
 
-@pytest.fixture(params=VARIANTS, ids=str, scope="module")
+@pytest.fixture(
+    params=[
+        *VARIANTS,
+        *(pytest.param(v, marks=pytest.mark.slow) for v in SLOW_VARIANTS),
+    ],
+    ids=str,
+    scope="module",
+)
 def method(request):
     """Module scope: all tests of one method run together and share its programs."""
-    yield VARIANTS[request.param]
+    yield (VARIANTS | SLOW_VARIANTS)[request.param]
     for cached in (two_rounds, two_of_five, shared_algorithm, compiled):
         cached.cache_clear()
     jax.clear_caches()
@@ -141,6 +148,7 @@ def test_resumed_from_a_checkpoint_is_the_same_to_the_bit(method, tmp_path):
     assert_equal(compiled(problem)(restored, fed)[0], two_rounds(method)[0])
 
 
+@pytest.mark.slow
 def test_jit_equals_no_jit(method):
     problem = algorithm(method, clients_per_round=2)
     plain_run, _ = rounds(problem, federation(), 1, jit=False)

@@ -32,7 +32,7 @@ SEEDS = 5
 BASE: dict[str, Any] = {
     "dataset": {
         "name": "synthetic",
-        "strengths": [3.0, 1.5],
+        "strengths": [3.5, 2.0],
         "train_samples": 2000,
         "test_samples": 2000,
     },
@@ -61,6 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedmsplit": {"name": "fedmsplit"},
     "power_of_choice": {"name": "power_of_choice"},
     "bmsfed": {"name": "bmsfed"},
+    "bmsfed, theta = 1": {"name": "bmsfed", "threshold": 1.0},
     "fedcmi, heads only": {"name": "fedcmi", "lam": 0.0},
     "fedcmi": {"name": "fedcmi"},
 }

@@ -22,7 +22,14 @@ METHODS = {
     "fedavg": fc.methods.fedavg(),
     "fedcmi": fc.methods.fedcmi(),
     "personal": fc.methods.fedcmi(personal_infiltration=True),  # has memory
+    "scaffold": fc.methods.scaffold(),
+    "power_of_choice": fc.methods.power_of_choice(),  # measures candidates
+    "fedmsplit": fc.methods.fedmsplit(),  # mixes memories
+    "bmsfed": fc.methods.bmsfed(),  # surveys all clients
 }
+
+
+QUICK = (("fedavg", 2), ("fedcmi", 8), ("scaffold", 2), ("power_of_choice", 2))
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 7, 24])
@@ -43,13 +50,14 @@ def test_deal_balances_falling_work():
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [(name, 2) for name in METHODS]
-    + [("fedcmi", 8)]
-    + [
-        pytest.param(name, devices, marks=pytest.mark.slow)
+    [
+        pytest.param(
+            name,
+            devices,
+            marks=() if (name, devices) in QUICK else pytest.mark.slow,
+        )
         for name in METHODS
-        for devices in (1, 4, 8)
-        if (name, devices) != ("fedcmi", 8)
+        for devices in (1, 2, 4, 8)
     ],
 )
 def test_device_count_changes_nothing(name, devices):
@@ -61,6 +69,7 @@ def test_device_count_changes_nothing(name, devices):
     state, info = rounds(problem, fed)
     assert_close(jax.device_get(state.params), expected.params)
     assert_close(jax.device_get(state.memory), expected.memory)
+    assert_close(jax.device_get(state.shared), expected.shared)
     assert_close(jax.device_get(info.metrics), expected_info.metrics)
     np.testing.assert_array_equal(info.cohort, expected_info.cohort)
     np.testing.assert_array_equal(info.accepted, expected_info.accepted)

@@ -67,7 +67,7 @@ class Memory(NamedTuple):
 def bmsfed(
     *,
     alpha: float = 2.0,
-    threshold: float = 1.0,
+    threshold: float = 2.0,
     selection: Selection = "balanced",
     grad_epochs: int = 1,
     drop_threshold: float | None = None,
@@ -97,7 +97,9 @@ def bmsfed(
 
     Args:
       alpha: Weight of the prototype loss, >= 0 (published command: 2).
-      threshold: theta, >= 1 (public code: 1.5 or 2 in places, 1 by default).
+      threshold: theta, >= 1. Public code: 1.5 or 2 in its runs; its argument's default
+        of 1 restricts every client with the stronger modality ahead, and the strong
+        encoder then hardly trains.
       selection: ``submodular`` never restricts the modality (DivFL-like), ``uniform``
         draws clients as FedAvg does; with alpha 0 that is FedAvg exactly.
       grad_epochs: Epochs of round 0's survey.

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fedcmi_jax as fc
@@ -342,6 +343,39 @@ def test_held_out_samples_are_not_trained_on(method):
     a, _ = rounds(problem, fed)
     b, _ = rounds(problem, dataclasses.replace(fed, inputs=changed))
     assert_equal(a.params, b.params)
+
+
+@pytest.mark.slow
+def test_composes_with_the_proximal_term_and_a_server_optimizer(method):
+    both = fc.chain(method, fc.methods.proximal(0.5))
+    problem = algorithm(both, server_optimizer=optax.adam(0.01))
+    state, info = rounds(problem, federation())
+    assert int(info.rejected) == 0
+    finite = [bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(plain(state))]
+    assert all(finite)
+    alone, _ = two_rounds(method)
+    leaves = zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True
+    )
+    assert any(bool((a != b).any()) for a, b in leaves)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        ("power_of_choice", "bmsfed", "one cohort per round"),
+        ("fedagm", "fedagm", "one forward pass per step"),
+        ("fedmsplit", "fedmsplit", "starts from one set of parameters"),
+    ],
+)
+def test_pairs_that_do_not_compose_say_why(first, second, why):
+    with pytest.raises(ValueError, match=why):
+        fc.chain(VARIANTS[first], VARIANTS[second])
+
+
+def test_different_momenta_do_not_compose():
+    with pytest.raises(ValueError, match="give both the same"):
+        fc.chain(fc.methods.scaffold(), fc.methods.scaffold(momentum=0.5))
 
 
 def test_the_table_has_unimodal_clients():

@@ -6,8 +6,9 @@ prediction. Tables add over batches, so metrics combine exactly; a (sum, weight)
 read off a table at the end.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,12 @@ class Evaluation(NamedTuple):
 
 
 def build_evaluator(
-    model: Model, split: Split, federation: Federation, *, batch_size: int = 256
+    model: Model,
+    split: Split,
+    federation: Federation,
+    *,
+    batch_size: int = 256,
+    stream: bool = False,
 ) -> Callable[[Params, Params], Evaluation]:
     """Puts a test split on the device and returns the compiled evaluation.
 
@@ -46,11 +52,11 @@ def build_evaluator(
       split: Test samples.
       federation: Supplies each client's classes and modalities.
       batch_size: Samples per forward pass; no effect on results.
+      stream: Leave the split on the host and send it batch by batch; same results.
 
     Returns:
       ``(params, batch_stats) -> Evaluation``, jitted.
     """
-    inputs, labels, valid = _batched(split, model.modalities, batch_size)
     distinct, which = np.unique(
         np.asarray(federation.available), axis=0, return_inverse=True
     )
@@ -58,17 +64,23 @@ def build_evaluator(
     pattern_of = jnp.asarray(which.reshape(-1), jnp.int32)
     class_counts = client_class_counts(federation, model.num_classes)
 
+    def count(params: Params, batch_stats: Params, batch: Any) -> Tables:
+        return _tables(model, params, batch_stats, patterns, *batch)
+
+    def finish(tables: Tables) -> Evaluation:
+        views = {name: table for name, table in tables.items() if name != "patterns"}
+        by_client = tables["patterns"][pattern_of]
+        return Evaluation(views, client_accuracies(by_client, class_counts))
+
+    host_batches = functools.partial(_batches, split, model.modalities, batch_size)
+    if stream:
+        return _streamed(jax.jit(count), jax.jit(finish), host_batches)
+    batches = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host_batches())
+
     @jax.jit
     def evaluate(params: Params, batch_stats: Params) -> Evaluation:
-        def one_batch(batch):
-            return _tables(model, params, batch_stats, patterns, *batch)
-
-        tables = jax.tree.map(
-            lambda x: x.sum(0), jax.lax.map(one_batch, (inputs, labels, valid))
-        )
-        by_pattern = tables.pop("patterns")
-        accuracy = client_accuracies(by_pattern[pattern_of], class_counts)
-        return Evaluation(tables, accuracy)
+        tables = jax.lax.map(lambda batch: count(params, batch_stats, batch), batches)
+        return finish(jax.tree.map(lambda x: x.sum(0), tables))
 
     return evaluate
 
@@ -178,19 +190,37 @@ def read_sums(sums: Sums) -> dict[str, float]:
     return result
 
 
-def _batched(split: Split, modalities: tuple[str, ...], batch_size: int):
-    """Test samples as [batches, B, ...] arrays with a mask."""
+def _batches(split: Split, modalities: tuple[str, ...], batch_size: int) -> Iterator:
+    """Test samples as (inputs, labels, valid) of B rows, the last ones padding."""
     batch_size = min(batch_size, split.size)
-    padding = -split.size % batch_size
+    for start in range(0, split.size, batch_size):
+        rows = slice(start, start + batch_size)
+        labels = split.labels[rows].astype(np.int32)
 
-    def cut(x: np.ndarray) -> Array:
-        tail = np.zeros((padding, *x.shape[1:]), x.dtype)
-        padded = np.concatenate([x, tail])
-        return jnp.asarray(padded.reshape(-1, batch_size, *x.shape[1:]))
+        def padded(x: np.ndarray) -> np.ndarray:
+            tail = np.zeros((batch_size - len(x), *x.shape[1:]), x.dtype)
+            return np.concatenate([x, tail])
 
-    inputs = {m: cut(split.inputs[m]) for m in modalities}
-    valid = cut(np.ones(split.size, np.float32))
-    return inputs, cut(split.labels.astype(np.int32)), valid
+        inputs = {m: padded(split.inputs[m][rows]) for m in modalities}
+        yield inputs, padded(labels), padded(np.ones(len(labels), np.float32))
+
+
+def _streamed(
+    count: Callable[..., Tables],
+    finish: Callable[[Tables], Evaluation],
+    batches: Callable[[], Iterator],
+) -> Callable[[Params, Params], Evaluation]:
+    """Evaluation by a loop on the host; at most two batches are on the device."""
+
+    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
+        remaining = batches()
+        total = count(params, batch_stats, next(remaining))
+        for batch in remaining:
+            tables = count(params, batch_stats, batch)
+            total = jax.tree.map(jnp.add, jax.block_until_ready(total), tables)
+        return finish(total)
+
+    return evaluate
 
 
 def _tables(model, params, batch_stats, patterns, inputs, labels, valid) -> Tables:

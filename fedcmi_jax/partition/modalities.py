@@ -1,0 +1,94 @@
+"""Which modalities a client has."""
+
+import numpy as np
+
+
+def allocate_modalities(
+    num_clients: int,
+    num_modalities: int,
+    rng: np.random.Generator,
+    *,
+    multi_ratio: float = 0.5,
+) -> np.ndarray:
+    """Draws which clients have every modality, and which one the others have.
+
+    ``int(multi_ratio * N)`` clients, drawn without replacement, have all modalities.
+    The U others have one each: in drawn order floor(U / M) of them modality 0, as many
+    modality 1 and so on; of the remainder the last modalities get one client more.
+    For M = 2 this is the authors' floor(U / 2) and the rest.
+
+    Args:
+      num_clients: Number of clients N.
+      num_modalities: Number of modalities M.
+      rng: Source of the draw.
+      multi_ratio: Share rho of clients with all modalities, in [0, 1] (authors: 0.5).
+
+    Returns:
+      [N, M] bool, True where the client has the modality.
+
+    Raises:
+      ValueError: A count is below one or multi_ratio is outside [0, 1].
+
+    Example:
+      >>> table = allocate_modalities(9, 2, np.random.default_rng(0), multi_ratio=0.5)
+      >>> table.sum(axis=0).tolist()  # 4 with both, 2 with the first, 3 with the second
+      [6, 7]
+    """
+    if num_clients < 1:
+        raise ValueError(f"num_clients={num_clients}: must be at least 1")
+    if num_modalities < 1:
+        raise ValueError(f"num_modalities={num_modalities}: must be at least 1")
+    if not 0 <= multi_ratio <= 1:
+        raise ValueError(
+            f"multi_ratio={multi_ratio}: must lie in [0, 1]; 1 gives every client all "
+            "modalities"
+        )
+    num_multi = int(multi_ratio * num_clients)
+    share, rest = divmod(num_clients - num_multi, num_modalities)
+    modalities = np.arange(num_modalities)
+    repeats = share + (modalities >= num_modalities - rest)
+    drawn = rng.permutation(num_clients)
+    available = np.zeros((num_clients, num_modalities), bool)
+    available[drawn[:num_multi]] = True
+    available[drawn[num_multi:], np.repeat(modalities, repeats)] = True
+    return available
+
+
+def check_available(
+    available: np.ndarray, num_clients: int, num_modalities: int
+) -> np.ndarray:
+    """Returns a table of the clients' modalities as bool if it is sound.
+
+    Args:
+      available: [N, M] bool, or numbers 0 and 1.
+      num_clients: Number of clients N.
+      num_modalities: Number of modalities M.
+
+    Returns:
+      [N, M] bool.
+
+    Raises:
+      ValueError: The shape is wrong, an entry is neither 0 nor 1, or a client has no
+        modality.
+
+    Example:
+      >>> check_available(np.array([[1, 0], [1, 1]]), 2, 2).tolist()
+      [[True, False], [True, True]]
+    """
+    table = np.asarray(available)
+    if table.shape != (num_clients, num_modalities):
+        raise ValueError(
+            f"available: shape {table.shape}; must be (clients, modalities) = "
+            f"({num_clients}, {num_modalities})"
+        )
+    bad = np.argwhere((table != 0) & (table != 1))
+    if len(bad):
+        i, m = bad[0]
+        raise ValueError(f"available[{i}, {m}]={table[i, m]}: must be 0 or 1")
+    table = table.astype(bool)
+    if not table.any(axis=1).all():
+        raise ValueError(
+            f"available: client {np.flatnonzero(~table.any(axis=1))[0]} has no "
+            "modality; give it one or drop the client"
+        )
+    return table

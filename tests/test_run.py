@@ -200,7 +200,7 @@ def test_killed_and_resumed(where, calls, when, reference, tmp_path, capsys):
 
 def test_resume_command_takes_the_runs_own_configuration(reference, tmp_path, capsys):
     folder = start(experiment(), tmp_path / "run")
-    assert main(["resume", str(folder)]) == 0
+    assert main(["resume", str(folder), "--devices=1"]) == 0
     assert_same_run(folder, reference, experiment())
 
 
@@ -245,7 +245,7 @@ def test_rejected_clients_are_named(tmp_path):
 
 def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     built = poisoned(0, 1, 2, 3, method="fedcmi")
-    monkeypatch.setattr("fedcmi_jax.cli.build", lambda config: built)
+    monkeypatch.setattr("fedcmi_jax.cli.build", lambda config, mesh: built)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--output=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,17 +1,15 @@
 """Resident against streamed samples, with and without prefetching, seconds per round.
 
     python experiments/streaming_study.py
-    python experiments/streaming_study.py --cold
+    python experiments/streaming_study.py --latency=0.3
 
 Random samples of two modalities in memory-mapped files, FedAvg, 100 clients of equal
-size, 5 a round. With --cold the files are dropped from the page cache before each way,
-so that most cohorts come from the disk. Prints a table; the first round of each way,
-which compiles, is left out of the medians.
+size, 5 a round. --latency adds what a slow disk or network takes for each cohort.
+Prints a table; the first round of each way, which compiles, is left out.
 """
 
 import argparse
 import functools
-import os
 import pathlib
 import statistics
 import tempfile
@@ -54,36 +52,36 @@ def write(path: pathlib.Path, samples: int, features: int) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def forget(folder: pathlib.Path) -> None:
-    """Drops the folder's files from the page cache."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def resident(data: fc.data.Dataset, parts: fc.partition.Partition) -> Way:
     """All samples on the device."""
     federation = fc.build_federation(data, parts)
     return Way(lambda round: federation, dict)
 
 
+class SlowStream(streaming.CohortStream):
+    """A stream whose storage takes ``latency`` seconds more for every cohort."""
+
+    latency = 0.0
+
+    def _prepare(self, ids: np.ndarray) -> tuple[fc.Federation, float]:
+        time.sleep(self.latency)
+        federation, seconds = super()._prepare(ids)
+        return federation, self.latency + seconds
+
+
 def streamed(
-    data: fc.data.Dataset, parts: fc.partition.Partition, *, prefetch: bool
+    data: fc.data.Dataset,
+    parts: fc.partition.Partition,
+    *,
+    prefetch: bool,
+    latency: float,
 ) -> Way:
     """The cohort's samples on the device."""
     skeleton = streaming.build_skeleton(data, parts)
-    stream = streaming.CohortStream(
-        data, parts, skeleton, jax.random.key(SEED), COHORT, prefetch=prefetch
-    )
+    key = jax.random.key(SEED)
+    stream = SlowStream(data, parts, skeleton, key, COHORT, prefetch=prefetch)
+    stream.latency = latency
     return Way(stream.federation, stream.report)
-
-
-WAYS = {
-    "resident": resident,
-    "streamed": functools.partial(streamed, prefetch=False),
-    "streamed, prefetched": functools.partial(streamed, prefetch=True),
-}
 
 
 def main() -> None:
@@ -93,7 +91,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=49_152, help="128 x 128 x 3")
     parser.add_argument("--rounds", type=int, default=15, help="that are measured")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--cold", action="store_true", help="from the disk")
+    parser.add_argument("--latency", type=float, default=0.0, help="of storage, s")
     parser.add_argument("--folder", help="where the files go; default: temporary")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -116,10 +114,14 @@ def main() -> None:
         print(f"{size:,.0f} MB of samples; {jax.default_backend()}")
         print("| way | s per round (min-max) | samples on device | hidden |")
         print("|---|---|---|---|")
-        for name, make in WAYS.items():
+        slow = functools.partial(streamed, latency=args.latency)
+        ways = {
+            "resident": resident,
+            "streamed": functools.partial(slow, prefetch=False),
+            "streamed, prefetched": functools.partial(slow, prefetch=True),
+        }
+        for name, make in ways.items():
             way = make(data, parts)
-            if args.cold:
-                forget(pathlib.Path(folder))
             cells = [name, *measured(algorithm, way, args.rounds)]
             print(f"| {' | '.join(cells)} |", flush=True)
 

@@ -9,6 +9,7 @@ cohorts at most, the running one and the next.
 """
 
 import dataclasses
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,10 @@ from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.partition import Partition
 from fedcmi_jax.types import Array
+
+ALIGNMENT = 64
+"""Bytes; XLA:CPU shares host memory that starts at a multiple of it (measured: a cohort
+of 59 MB is ready in 16 ms, 54 ms otherwise)."""
 
 
 def build_skeleton(
@@ -156,7 +161,7 @@ class CohortStream:
 
         def packed(x: np.ndarray) -> np.ndarray:
             # A new buffer each time: the device may still read, or be, the last one.
-            buffer = np.zeros((self.capacity, *x.shape[1:]), x.dtype)
+            buffer = _aligned_zeros((self.capacity, *x.shape[1:]), x.dtype)
             np.take(x, rows, axis=0, out=buffer[: len(rows)], mode="clip")
             return buffer
 
@@ -174,6 +179,14 @@ class CohortStream:
         federation = dataclasses.replace(self._skeleton, **arrays)
         jax.block_until_ready(federation)
         return federation, time.perf_counter() - begun
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros at an address that XLA:CPU uses as it is, where it would copy another."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def describe(report: dict[str, Any]) -> str:

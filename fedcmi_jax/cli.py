@@ -124,6 +124,8 @@ def _train(args: list[str]) -> int:
                 "--seeds: runs in one process on one device; leave out "
                 "--host-devices and --coordinator"
             )
+        if config.stream:
+            raise ValueError("--seeds: needs resident data; leave out --stream")
         return _train_seeds(count, config, folder)
     check_free(folder)
     mesh = launch.start(where)

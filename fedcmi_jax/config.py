@@ -177,7 +177,7 @@ class Config:
       model: The model around the encoders.
       local: Local training.
       server: Server optimizer.
-      clients: Clients in the federation, N.
+      clients: Clients in the federation, N; 0: as many as a natural partition gives.
       clients_per_round: Clients trained per round, K.
       multi_ratio: Share of clients with all modalities; the others have one
         (reference code: 0.5).
@@ -192,6 +192,8 @@ class Config:
       chunk_size: Clients computed together, speed and memory only; auto: a few sizes
         are timed when the run begins and the fastest is kept.
       clip_norm: Largest l2 norm of a client's update; None: no clipping.
+      stream: Keep samples on the host and send each round's cohort to the device while
+        the round before runs; for data that do not fit the device. Same results.
       output: Run folder; None: a new one under runs/.
       preset: Where the values come from; a record, not a flag.
     """
@@ -215,6 +217,7 @@ class Config:
     rounds_per_call: int | None = None
     chunk_size: int | Literal["auto"] = 1
     clip_norm: float | None = None
+    stream: bool = False
     output: str | None = None
     preset: Annotated[str, tyro.conf.Suppress] = ""
 
@@ -304,7 +307,6 @@ def check_config(config: Config) -> None:
         itself (alpha, mu...) is found by ``build``.
     """
     at_least_one: dict[str, float] = {
-        "clients": config.clients,
         "clients_per_round": config.clients_per_round,
         "rounds": config.rounds,
         "eval_every": config.eval_every,
@@ -338,12 +340,32 @@ def check_config(config: Config) -> None:
         )
     if config.seed < 0:
         raise ValueError(f"seed: {config.seed} is negative; give 0 or more")
-    if config.clients_per_round > config.clients:
+    if config.clients < 0:
         raise ValueError(
-            f"clients_per_round: {config.clients_per_round} is more than clients: "
-            f"{config.clients}; give at most {config.clients}"
+            f"clients: {config.clients} is negative; give 1 or more, or 0 for as many "
+            "as a natural partition gives"
+        )
+    if config.clients > 0:
+        check_cohort(config.clients_per_round, config.clients)
+    if config.stream and config.rounds_per_call not in (None, 1):
+        raise ValueError(
+            f"rounds_per_call: {config.rounds_per_call} is not possible with stream, "
+            "which sends data between rounds; leave it out"
         )
     _check_choices(config, "")
+
+
+def check_cohort(clients_per_round: int, clients: int) -> None:
+    """Refuses a cohort that is larger than the federation.
+
+    Raises:
+      ValueError: It is.
+    """
+    if clients_per_round > clients:
+        raise ValueError(
+            f"clients_per_round: {clients_per_round} is more than clients: {clients}; "
+            f"give at most {clients}"
+        )
 
 
 def _check_choices(config: Any, where: str) -> None:

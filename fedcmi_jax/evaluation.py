@@ -6,7 +6,8 @@ prediction. Tables add over batches, so metrics combine exactly; a (sum, weight)
 read off a table at the end.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ def build_evaluator(
     *,
     batch_size: int = 256,
     personal: Callable[[Params, PyTree], Params] | None = None,
+    stream: bool = False,
 ) -> Callable[..., Evaluation]:
     """Puts a test split on the device and returns the compiled evaluation.
 
@@ -58,12 +60,12 @@ def build_evaluator(
       batch_size: Samples per forward pass; no effect on results.
       personal: ``Method.start`` of a method with personal models, ``(params, memory of
         one client) -> params``; every client's model is then tested, one by one.
+      stream: Leave the split on the host and send it batch by batch; same results.
 
     Returns:
       ``(params, batch_stats, memory=None) -> Evaluation``, jitted; without the memory
       [N, ...] of all clients personal models are left out.
     """
-    batches = _batched(split, model.modalities, batch_size)
     distinct, which = np.unique(
         np.asarray(federation.available), axis=0, return_inverse=True
     )
@@ -71,31 +73,42 @@ def build_evaluator(
     pattern_of = jnp.asarray(which.reshape(-1), jnp.int32)
     class_counts = client_class_counts(federation, model.num_classes)
 
+    def count(params: Params, batch_stats: Params, memory: PyTree, batch) -> Tables:
+        tables = _tables(model, params, batch_stats, patterns, *batch)
+        if personal is not None and memory is not None:
+
+            def one_client(client):
+                own, pattern = client
+                own_params = personal(params, own)
+                return _fused_table(model, own_params, batch_stats, pattern, *batch)
+
+            clients = (memory, patterns[pattern_of])
+            tables["personal"] = jax.lax.map(one_client, clients)
+        return tables
+
+    def finish(tables: Tables) -> Evaluation:
+        tables = dict(tables)
+        by_client = tables.pop("patterns")[pattern_of]
+        own = tables.pop("personal", None)
+        return Evaluation(
+            tables,
+            client_accuracies(by_client, class_counts),
+            None if own is None else client_accuracies(own, class_counts),
+        )
+
+    host_batches = functools.partial(_batches, split, model.modalities, batch_size)
+    if stream:
+        return _streamed(jax.jit(count), jax.jit(finish), host_batches)
+    batches = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host_batches())
+
     @jax.jit
     def evaluate(
         params: Params, batch_stats: Params, memory: PyTree = None
     ) -> Evaluation:
-        def one_batch(batch):
-            return _tables(model, params, batch_stats, patterns, *batch)
-
-        tables = jax.tree.map(lambda x: x.sum(0), jax.lax.map(one_batch, batches))
-        by_pattern = tables.pop("patterns")
-        accuracy = client_accuracies(by_pattern[pattern_of], class_counts)
-        if personal is None or memory is None:
-            return Evaluation(tables, accuracy)
-
-        def one_client(client):
-            own, pattern = client
-
-            def table(batch):
-                return _fused_table(
-                    model, personal(params, own), batch_stats, pattern, *batch
-                )
-
-            return jax.lax.map(table, batches).sum(0)
-
-        own_tables = jax.lax.map(one_client, (memory, patterns[pattern_of]))
-        return Evaluation(tables, accuracy, client_accuracies(own_tables, class_counts))
+        tables = jax.lax.map(
+            lambda batch: count(params, batch_stats, memory, batch), batches
+        )
+        return finish(jax.tree.map(lambda x: x.sum(0), tables))
 
     return evaluate
 
@@ -211,27 +224,43 @@ def read_sums(sums: Sums) -> dict[str, float]:
     return result
 
 
-def _batched(split: Split, modalities: tuple[str, ...], batch_size: int):
-    """Test samples as [batches, B, ...] arrays with a mask."""
+def _batches(split: Split, modalities: tuple[str, ...], batch_size: int) -> Iterator:
+    """Test samples as (inputs, labels, valid, present) of B rows, the last padding."""
     batch_size = min(batch_size, split.size)
-    padding = -split.size % batch_size
+    for start in range(0, split.size, batch_size):
+        rows = slice(start, start + batch_size)
+        labels = split.labels[rows].astype(np.int32)
 
-    def cut(x: np.ndarray) -> Array:
-        tail = np.zeros((padding, *x.shape[1:]), x.dtype)
-        padded = np.concatenate([x, tail])
-        return jnp.asarray(padded.reshape(-1, batch_size, *x.shape[1:]))
+        def padded(x: np.ndarray) -> np.ndarray:
+            tail = np.zeros((batch_size - len(x), *x.shape[1:]), x.dtype)
+            return np.concatenate([x, tail])
 
-    inputs = {m: cut(split.inputs[m]) for m in modalities}
-    valid = cut(np.ones(split.size, np.float32))
-    present = split.available
-    if present is None:
-        present = np.ones((split.size, len(modalities)))
-    return (
-        inputs,
-        cut(split.labels.astype(np.int32)),
-        valid,
-        cut(np.asarray(present, np.float32)),
-    )
+        inputs = {m: padded(split.inputs[m][rows]) for m in modalities}
+        valid = np.ones(len(labels), np.float32)
+        present = np.ones((len(labels), len(modalities)), np.float32)
+        if split.available is not None:
+            present = np.asarray(split.available[rows], np.float32)
+        yield inputs, padded(labels), padded(valid), padded(present)
+
+
+def _streamed(
+    count: Callable[..., Tables],
+    finish: Callable[[Tables], Evaluation],
+    batches: Callable[[], Iterator],
+) -> Callable[..., Evaluation]:
+    """Evaluation by a loop on the host; at most two batches are on the device."""
+
+    def evaluate(
+        params: Params, batch_stats: Params, memory: PyTree = None
+    ) -> Evaluation:
+        remaining = batches()
+        total = count(params, batch_stats, memory, next(remaining))
+        for batch in remaining:
+            tables = count(params, batch_stats, memory, batch)
+            total = jax.tree.map(jnp.add, jax.block_until_ready(total), tables)
+        return finish(total)
+
+    return evaluate
 
 
 def _fused_table(

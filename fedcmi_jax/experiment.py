@@ -1,5 +1,6 @@
 """The experiment that a configuration describes: data, model, algorithm, evaluation."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fedcmi_jax.config import (
     Config,
     LocalConfig,
     ServerConfig,
+    check_cohort,
     check_config,
     create,
 )
@@ -23,7 +25,10 @@ from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
 from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
+from fedcmi_jax.methods import Method
 from fedcmi_jax.methods.base import is_set
+from fedcmi_jax.partition import Partition
+from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import Model
 
 PARTITION_STREAM = STREAMS.index("partition")
@@ -35,14 +40,15 @@ class Experiment(NamedTuple):
     """What a configuration describes, ready to run.
 
     Attributes:
-      config: The configuration.
+      config: The configuration, with the number of clients that the partition gave.
       dataset: Host data.
-      federation: Device data, dealt to clients.
+      federation: Device data, dealt to clients; when streaming, without inputs.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
       evaluate: ``(params, batch_stats, memory=None) -> Evaluation``; on one device.
       mesh: Devices that share the cohort; None: one.
       with_chunk_size: Chunk size -> the same algorithm with another chunk size.
+      stream: Sends each round's samples; None: they are all in ``federation``.
     """
 
     config: Config
@@ -53,11 +59,16 @@ class Experiment(NamedTuple):
     evaluate: Callable[..., Evaluation]
     mesh: Mesh | None
     with_chunk_size: Callable[[int], FederatedAlgorithm]
+    stream: CohortStream | None = None
 
     @property
     def key(self) -> jax.Array:
         """The PRNG key of the run's seed."""
         return jax.random.key(self.config.seed)
+
+    def federation_at(self, round: int) -> Federation:
+        """The federation to call ``algorithm.run`` with after ``round`` rounds."""
+        return self.stream.federation(round) if self.stream else self.federation
 
 
 def build(config: Config, mesh: Mesh | None = None) -> Experiment:
@@ -82,18 +93,13 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     check_config(config)
     method = create("method", config.method)
     dataset = data.check_dataset(create("dataset", config.dataset))
-    rng = np.random.default_rng([config.seed, PARTITION_STREAM])
-    parts = create("partition", config.partition, dataset.train, config.clients, rng)
-    available = partition.allocate_modalities(
-        config.clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
-    )
-    if config.missing_fraction:
-        present = partition.drop_modalities(
-            parts, available, rng, fraction=config.missing_fraction
-        )
-        dataset = dataset._replace(train=dataset.train._replace(available=present))
     _check_augmented(config.local.augment, dataset)
-    federation = build_federation(
+    parts, available, dataset = deal(config, dataset)
+    config = dataclasses.replace(config, clients=parts.num_clients)
+    check_cohort(config.clients_per_round, config.clients)
+    if config.stream:
+        _check_stream(method)
+    federation = (build_skeleton if config.stream else build_federation)(
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
     model = _build_model(config, dataset, method.needs_projectors)
@@ -102,6 +108,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         dataset.test,
         federation,
         personal=method.start if is_set(method, "start") else None,
+        stream=config.stream,
     )
 
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
@@ -112,15 +119,22 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             local=_local_training(config, method.momentum),
             server_optimizer=_server_optimizer(config.server),
             chunk_size=chunk_size,
-            rounds_per_call=config.rounds_per_call or config.eval_every,
+            rounds_per_call=rounds_per_call(config),
             clip_norm=config.clip_norm,
             mesh=mesh,
         )
 
+    federation = replicate(federation, mesh)
+    stream: CohortStream | None = None
+    if config.stream:
+        key = jax.random.key(config.seed)
+        stream = CohortStream(
+            dataset, parts, federation, key, config.clients_per_round, mesh=mesh
+        )
     return Experiment(
         config=config,
         dataset=dataset,
-        federation=replicate(federation, mesh),
+        federation=federation,
         model=model,
         algorithm=with_chunk_size(
             1 if config.chunk_size == "auto" else config.chunk_size
@@ -128,7 +142,50 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         evaluate=evaluate,
         mesh=mesh,
         with_chunk_size=with_chunk_size,
+        stream=stream,
     )
+
+
+def deal(config: Config, dataset: Dataset) -> tuple[Partition, np.ndarray, Dataset]:
+    """Hands training samples and modalities out to clients; the seed decides how.
+
+    Args:
+      config: The configuration.
+      dataset: The data set.
+
+    Returns:
+      The partition; [N, M] bool, True where a client has a modality; and the data set,
+      its training samples without the modalities that ``missing_fraction`` takes.
+
+    Raises:
+      ValueError: An option of the partition or the number of clients is impossible.
+    """
+    rng = np.random.default_rng([config.seed, PARTITION_STREAM])
+    parts = create("partition", config.partition, dataset.train, config.clients, rng)
+    available = partition.allocate_modalities(
+        parts.num_clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
+    )
+    if config.missing_fraction:
+        present = partition.drop_modalities(
+            dataset.train, parts, available, rng, fraction=config.missing_fraction
+        )
+        dataset = dataset._replace(train=dataset.train._replace(available=present))
+    return parts, available, dataset
+
+
+def rounds_per_call(config: Config) -> int:
+    """Rounds that one compiled call can do; a stream feeds it round by round."""
+    return 1 if config.stream else config.rounds_per_call or config.eval_every
+
+
+def _check_stream(method: Method) -> None:
+    if method.select is not None:
+        raise ValueError(
+            f"stream: method {method.name!r} chooses clients by looking at them all, "
+            "and only the cohort's samples would be there; leave stream out"
+        )
+    if jax.process_count() > 1:
+        raise ValueError("stream: runs in one process; leave stream out with several")
 
 
 def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedcmi_jax import autotune, checkpoint, hosts
+from fedcmi_jax import autotune, checkpoint, hosts, streaming
 from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.clients import place_state, shards_memory
 from fedcmi_jax.config import Config, check_config, from_dict, to_dict
 from fedcmi_jax.evaluation import read_sums, summarise
-from fedcmi_jax.experiment import Experiment
+from fedcmi_jax.experiment import Experiment, rounds_per_call
 from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
 from fedcmi_jax.types import FederationState, PyTree, RoundInfo
 
@@ -130,7 +130,7 @@ def train(
         name the clients that were rejected up to there.
     """
     observer = observer or Observer()
-    config, federation = experiment.config, experiment.federation
+    config = experiment.config
     log = MetricsLog(folder / METRICS) if hosts.is_main() else _NoLog(folder / METRICS)
     experiment = _tuned(experiment, folder, observer)
     state = _start(experiment, folder, log, observer)
@@ -141,7 +141,9 @@ def train(
     with _stop_requests(observer) as stop:
         while round < config.rounds:
             piece = _next_stop(config, round) - round
-            state, infos = experiment.algorithm.run(state, federation, np.int32(piece))
+            state, infos = experiment.algorithm.run(
+                state, experiment.federation_at(round), np.int32(piece)
+            )
             _wait(infos)
             infos = jax.device_get(infos)
             _check_alive(config, infos, round, piece, log)
@@ -162,6 +164,8 @@ def train(
                 _save(folder, state)
             if stopping and round < config.rounds:
                 raise Interrupted(stop[0] if stop else signal.SIGTERM, round)
+    if experiment.stream is not None:
+        observer.note(streaming.describe(experiment.stream.report()))
     return _finish(experiment, folder, log, state)
 
 
@@ -224,7 +228,7 @@ def _tuned(
     size, line = autotune.choose(
         folder,
         experiment.with_chunk_size,
-        experiment.federation,
+        experiment.federation_at(0),
         experiment.key,
         sizes,
     )
@@ -248,8 +252,7 @@ def _is_due(every: int, round: int, rounds: int) -> bool:
 
 def _next_stop(config: Config, round: int) -> int:
     """The round at which the next compiled call must end."""
-    capacity = config.rounds_per_call or config.eval_every
-    stops = [round + capacity, config.rounds]
+    stops = [round + rounds_per_call(config), config.rounds]
     for every in (config.eval_every, config.checkpoint_every):
         stops.append((round // every + 1) * every)
     return min(stops)
@@ -344,6 +347,8 @@ def _finish(
         "seconds": sum(r["seconds"] for r in records),
         "versions": versions(),
     }
+    if experiment.stream is not None:
+        summary["stream"] = experiment.stream.report()
     write_json(folder / SUMMARY, summary, null_non_finite=True)
     return Summary(folder, records[-1], state)
 

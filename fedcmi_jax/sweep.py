@@ -39,12 +39,15 @@ def sized(config: Config, clients: int, participation: float) -> Config:
       participation: Share of the clients in every round's cohort; at least one.
 
     Raises:
-      ValueError: The data set's size is fixed, or the share is outside (0, 1].
+      ValueError: The data set's size is fixed, the share is outside (0, 1], or data
+        are streamed.
     """
     if not 0 < participation <= 1:
         raise ValueError(
             f"participation: {participation} is outside (0, 1]; 1 is everybody"
         )
+    if config.stream:
+        raise ValueError("stream: a sweep measures resident data; leave it out")
     if not hasattr(config.dataset, "train_samples"):
         raise ValueError(
             f"dataset: the size of {config.dataset.name!r} is fixed; sweep a data set "

@@ -88,12 +88,14 @@ def test_from_dict_names_what_is_wrong(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"clients": 0}, "clients: 0"),
+        ({"clients": 0}, "num_clients=0: .*natural"),
+        ({"clients": -1}, "clients: -1 is negative"),
         ({"clients_per_round": 5}, "clients_per_round: 5 is more than clients: 4"),
         ({"rounds": 0}, "rounds: 0"),
         ({"eval_every": 0}, "eval_every: 0"),
         ({"checkpoint_every": 0}, "checkpoint_every: 0"),
         ({"rounds_per_call": 0}, "rounds_per_call: 0"),
+        ({"rounds_per_call": 2, "stream": True}, "rounds_per_call: 2 is not possible"),
         ({"chunk_size": 0}, "chunk_size: 0"),
         ({"clip_norm": 0.0}, "clip_norm: 0.0"),
         ({"seed": -1}, "seed: -1"),
@@ -121,6 +123,21 @@ def test_build_refuses_what_is_impossible(values, message):
     with pytest.raises(ValueError, match=message) as error:
         build(tiny(**values))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("clients", [0, 5])
+def test_natural_partitions_give_the_number_of_clients(clients):
+    dataset = TINY["dataset"] | {"natural_clients": 5}
+    values = {"dataset": dataset, "partition": {"name": "natural"}, "clients": clients}
+    built = build(tiny(**values, clients_per_round=5))
+    assert built.federation.num_clients == built.config.clients == 5
+    assert built.federation.sizes.tolist() == [12] * 5
+    with pytest.raises(
+        ValueError, match="clients_per_round: 6 is more than clients: 5"
+    ):
+        build(tiny(**values, clients_per_round=6))
+    with pytest.raises(ValueError, match="num_clients=4: .*5 natural clients"):
+        build(tiny(**values | {"clients": 4}))
 
 
 def test_all_methods_share_one_split_that_the_seed_decides():

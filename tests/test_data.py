@@ -72,6 +72,8 @@ def test_load_refuses_unknown_names_and_options():
         ("synthetic", {"features": 0}, "features=0"),
         ("synthetic", {"test_samples": 0}, "test_samples=0"),
         ("synthetic", {"num_classes": 0}, "num_classes=0"),
+        ("synthetic", {"natural_clients": -1}, "natural_clients=-1"),
+        ("synthetic", {"natural_clients": 1001}, r"natural_clients=1001: .*\[0, 1000"),
         ("synthetic", {"seed": -1}, "seed=-1"),
     ],
 )
@@ -257,3 +259,15 @@ def test_synthetic_means_have_the_strength_and_noise_is_unit():
 
 def test_split_size():
     assert Split({}, np.zeros(3, np.int32)).size == 3
+
+
+def test_synthetic_natural_clients_share_the_samples_at_random():
+    plain, shared = load("synthetic"), load("synthetic", natural_clients=7)
+    np.testing.assert_array_equal(plain.train.labels, shared.train.labels)
+    assert plain.train.clients is None
+    for split in (shared.train, shared.test):
+        counts = np.bincount(split.clients)
+        assert len(counts) == 7
+        assert counts.max() - counts.min() <= 1
+    classes = np.bincount(shared.train.labels[shared.train.clients == 0], minlength=10)
+    assert classes.min() > 0

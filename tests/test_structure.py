@@ -22,12 +22,13 @@ LAYERS = [
     {"local", "aggregate"},
     {"clients", "hosts"},
     {"algorithm"},
-    {"config", "run_folder", "launch"},
+    {"config", "run_folder", "launch", "streaming"},
     {"presets", "checkpoint", "experiment", "autotune"},
     {"run"},
     {"bench"},
     {"sweep", "seeds"},
     {"report", "flags"},
+    {"describe"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -15,6 +15,7 @@ def synthetic(
     features: int = 32,
     train_samples: int = 2000,
     test_samples: int = 1000,
+    natural_clients: int = 0,
     seed: int = 0,
 ) -> Dataset:
     """Class means on a sphere plus unit Gaussian noise, for scale and for tests.
@@ -34,6 +35,7 @@ def synthetic(
       features: Features of one sample, the same for every modality.
       train_samples: Samples of the training split.
       test_samples: Samples of the test split.
+      natural_clients: Natural clients, equal shares of each split at random; 0: none.
       seed: Seed of means, labels and noise.
 
     Returns:
@@ -41,7 +43,8 @@ def synthetic(
 
     Raises:
       ValueError: Modalities are none or repeated, strengths do not match them or are
-        negative or not finite, a count is below one, or seed is negative.
+        negative or not finite, a count is below one, there are more natural clients
+        than samples, or seed is negative.
 
     Example:
       >>> dataset = synthetic(modalities=("a", "b", "c"), strengths=(2.0, 1.0, 0.5))
@@ -67,6 +70,11 @@ def synthetic(
     ):
         if count < 1:
             raise ValueError(f"{name}={count}: must be at least 1")
+    if not 0 <= natural_clients <= min(train_samples, test_samples):
+        raise ValueError(
+            f"natural_clients={natural_clients}: must lie in [0, "
+            f"{min(train_samples, test_samples)}], the samples of the smaller split"
+        )
     if seed < 0:
         raise ValueError(f"seed={seed}: must be non-negative; pass 0, 1, 2...")
 
@@ -79,7 +87,11 @@ def synthetic(
 
     def split(n: int) -> Split:
         labels = rng.permutation(np.arange(n, dtype=np.int32) % num_classes)
-        return Split({m: _noisy_means(means[m], labels, rng) for m in means}, labels)
+        inputs = {m: _noisy_means(means[m], labels, rng) for m in means}
+        if not natural_clients:
+            return Split(inputs, labels)
+        clients = rng.permutation(np.arange(n, dtype=np.int32) % natural_clients)
+        return Split(inputs, labels, clients)
 
     return Dataset(
         name="synthetic",

@@ -18,6 +18,7 @@ from tests.problems import (
     assert_close,
     assert_equal,
     compiled,
+    dataset,
     federation,
     model,
     parts,
@@ -308,7 +309,9 @@ def test_other_models_run_or_are_refused_in_one_line(method, fusion):
 def test_what_a_sample_lacks_has_no_effect(method):
     rng = np.random.default_rng(0)
     table = np.array(AVAILABLE, bool)
-    present = fc.partition.drop_modalities(parts(), table, rng, fraction=0.4)
+    present = fc.partition.drop_modalities(
+        dataset().train, parts(), table, rng, fraction=0.4
+    )
     fed = federation(present=present)
     assert 5 < (present.sum(1) == 1).sum() < 15
     absent = {

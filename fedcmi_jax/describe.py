@@ -1,0 +1,290 @@
+"""``fedcmi data describe``: who holds what, as tables and as a picture."""
+
+import io
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import rich.console
+import rich.table
+
+from fedcmi_jax import data
+from fedcmi_jax.config import check_config, create
+from fedcmi_jax.experiment import deal
+from fedcmi_jax.flags import parse
+
+USAGE = """\
+usage: fedcmi data describe [PRESET] [--dataset.name=NAME] [--partition.name=NAME]
+                            [--clients=N] [--multi-ratio=SHARE] [--seed=S]
+                            [--output=FILE.png] [--FLAG=VALUE ...]
+
+Deals the training samples out as fedcmi train would and prints who holds what: samples,
+classes and modalities. With --output it also draws class counts, modalities and sizes
+of every client. All flags of fedcmi train are known; those of training have no effect.
+"""
+
+MOST_ROWS = 30
+"""Clients that are listed one by one; of more, the first ones."""
+
+LONGEST_NAME = 24
+"""Characters of a class name that fit under a column of the picture."""
+MOST_NUMBERS = 600
+"""Cells of a heat map up to which each shows its number."""
+ROW_HEIGHT, TALLEST = 0.22, 14.0
+"""Inches of a client's row, and of all of them at most."""
+LABEL_HEIGHT = 0.2
+"""Inches that a client's number takes."""
+
+
+class Holdings(NamedTuple):
+    """Who holds what.
+
+    Attributes:
+      title: Data set and partition.
+      counts: [N, C] int64, training samples of each client and class.
+      available: [N, M] bool, True where a client has a modality.
+      class_names: C names.
+      modalities: M names.
+      unused: Training samples that no client holds.
+      test_counts: [C] int64, test samples of each class.
+    """
+
+    title: str
+    counts: np.ndarray
+    available: np.ndarray
+    class_names: tuple[str, ...]
+    modalities: tuple[str, ...]
+    unused: int
+    test_counts: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """[N] training samples of each client."""
+        return self.counts.sum(axis=1)
+
+
+def holdings(config: Any) -> Holdings:
+    """Loads the data set of a configuration and deals it, as training would.
+
+    Args:
+      config: The configuration.
+
+    Returns:
+      Who holds what.
+
+    Raises:
+      ValueError: Data set, partition or a number is impossible.
+
+    Example:
+      >>> config = parse(["synthetic", "--clients=4", "--multi-ratio=0.5"])
+      >>> holdings(config).available.sum(axis=0).tolist()
+      [3, 3]
+    """
+    check_config(replace(config, clients_per_round=1))
+    dataset = data.check_dataset(create("dataset", config.dataset))
+    parts, available, dataset = deal(config, dataset)
+    labels = dataset.train.labels
+    counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
+    owners = np.repeat(np.arange(parts.num_clients), parts.sizes)
+    np.add.at(counts, (owners, labels[parts.order]), 1)
+    return Holdings(
+        title=f"{dataset.name}, {config.partition.name}",
+        counts=counts,
+        available=available,
+        class_names=dataset.class_names,
+        modalities=dataset.modalities,
+        unused=len(labels) - len(parts.order),
+        test_counts=np.bincount(dataset.test.labels, minlength=dataset.num_classes),
+    )
+
+
+def run(args: Sequence[str], say: Callable[[str], None]) -> int:
+    """The command: prints the tables and, if asked, writes the picture.
+
+    Args:
+      args: ``[PRESET] [--FLAG=VALUE ...]``.
+      say: Hears the lines.
+
+    Returns:
+      The exit code 0.
+
+    Raises:
+      ValueError: A flag, the data set or the partition is impossible, or the picture's
+        name does not end in .png.
+      OSError: The picture cannot be written.
+    """
+    if any(a in ("-h", "--help") for a in args):
+        say(USAGE.rstrip())
+        return 0
+    config = parse(args)
+    if config is None:
+        return 0
+    path = pathlib.Path(config.output) if config.output else None
+    if path is not None and path.suffix != ".png":
+        raise ValueError(f"--output: {path} is no picture's name; end it in .png")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ValueError(f"--output: no folder {path.parent}; create it first")
+    found = holdings(config)
+    say(text(found))
+    if path is not None:
+        draw(found, path)
+        say(f"written: {path}")
+    return 0
+
+
+def text(found: Holdings) -> str:
+    """Summary and list of clients, as lines."""
+    sizes, num_clients = found.sizes, len(found.counts)
+    lines = [
+        f"{found.title}: {sizes.sum():,} training samples at {num_clients} clients, "
+        f"{found.test_counts.sum():,} test samples, {len(found.class_names)} classes"
+    ]
+    if found.unused:
+        lines.append(f"{found.unused:,} training samples are held by no client")
+    tables = (_summary(found), _modalities(found), _clients(found))
+    parts = ["\n".join(lines), *map(_rendered, tables)]
+    hidden = num_clients - MOST_ROWS
+    if hidden > 0:
+        parts[-1] += f"\n... and {hidden:,} more; --output=FILE.png shows all"
+    return "\n\n".join(parts)
+
+
+def _table(first: str, *numbers: str) -> rich.table.Table:
+    table = rich.table.Table(first, box=None, pad_edge=False)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _summary(found: Holdings) -> rich.table.Table:
+    table = _table("per client", "min", "median", "mean", "max")
+    for what, values in (
+        ("samples", found.sizes),
+        ("classes", (found.counts > 0).sum(axis=1)),
+        ("modalities", found.available.sum(axis=1)),
+    ):
+        numbers = (values.min(), np.median(values), values.mean(), values.max())
+        table.add_row(what, *(f"{v:,.1f}".removesuffix(".0") for v in numbers))
+    return table
+
+
+def _modalities(found: Holdings) -> rich.table.Table:
+    table = _table("modality", "clients", "only it", "missing", "samples")
+    alone = found.available.sum(axis=1) == 1
+    for m, name in enumerate(found.modalities):
+        has = found.available[:, m]
+        counts = (has, has & alone, ~has)
+        numbers = [f"{c.sum():,}" for c in counts]
+        table.add_row(name, *numbers, f"{found.sizes[has].sum():,}")
+    if len(found.modalities) > 1:
+        full = found.available.all(axis=1)
+        numbers = [f"{full.sum():,}", "", f"{(~full).sum():,}"]
+        table.add_row("all of them", *numbers, f"{found.sizes[full].sum():,}")
+    return table
+
+
+def _clients(found: Holdings) -> rich.table.Table:
+    table = _table("client", "samples", "classes", "largest class")
+    for name in found.modalities:
+        table.add_column(name)
+    for i, row in enumerate(found.counts[:MOST_ROWS]):
+        largest = "-"
+        if row.any():
+            largest = f"{found.class_names[row.argmax()]} {row.max() / row.sum():4.0%}"
+        has = ("yes" if a else "-" for a in found.available[i])
+        table.add_row(str(i), f"{row.sum():,}", str((row > 0).sum()), largest, *has)
+    return table
+
+
+def _rendered(table: rich.table.Table) -> str:
+    console = rich.console.Console(file=io.StringIO(), width=1000)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def draw(found: Holdings, path: pathlib.Path) -> None:
+    """Writes a picture: class counts, modalities and sizes of every client.
+
+    Args:
+      found: Who holds what.
+      path: File to write; replaced if it is there.
+    """
+    matplotlib.use("Agg", force=False)
+    from matplotlib import pyplot, ticker
+
+    num_clients, num_classes = found.counts.shape
+    height = min(max(2.5, ROW_HEIGHT * num_clients), TALLEST)
+    width = min(max(3.5, 0.42 * num_classes), 14.0)
+    owned = 0.35 * len(found.modalities)
+    figure, (left, middle, right) = pyplot.subplots(
+        1,
+        3,
+        sharey=True,
+        figsize=(width + owned + 4.5, height + 1.8),
+        width_ratios=(owned, width, 2.2),
+        layout="constrained",
+    )
+    figure.suptitle(f"{found.title}: {num_clients} clients")
+    _draw_modalities(left, found)
+    image = _draw_classes(middle, found)
+    figure.colorbar(
+        image,
+        ax=right,
+        label="samples of a class",
+        shrink=0.6,
+        ticks=ticker.MaxNLocator(8, integer=True),
+    )
+    positions = np.arange(num_clients)
+    right.barh(positions, found.sizes, height=0.8, color="tab:gray")
+    right.set(xlabel="samples", xlim=(0, None), title="size")
+    right.spines[["top", "right"]].set_visible(False)
+    left.set(ylabel="client", ylim=(num_clients - 0.5, -0.5))
+    left.yaxis.set_major_locator(
+        ticker.MaxNLocator(
+            int(height / LABEL_HEIGHT), integer=True, steps=[1, 2, 5, 10]
+        )
+    )
+    for axis in (left, middle, right):
+        axis.tick_params(length=0, labelsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _draw_modalities(axis: Any, found: Holdings) -> None:
+    axis.imshow(
+        found.available, aspect="auto", cmap="Greens", vmin=0, vmax=1.6, origin="upper"
+    )
+    axis.set_xticks(range(len(found.modalities)), found.modalities, rotation=90)
+    axis.set(title="has")
+    _grid(axis, found.available.shape)
+
+
+def _draw_classes(axis: Any, found: Holdings) -> Any:
+    counts = np.ma.masked_equal(found.counts, 0)  # empty cells stay white
+    image = axis.imshow(counts, aspect="auto", cmap="YlGnBu", vmin=0, origin="upper")
+    names = [name[:LONGEST_NAME] for name in found.class_names]
+    longest = max(map(len, names))
+    axis.set_xticks(range(len(names)), names, rotation=0 if longest <= 3 else 90)
+    axis.set(title="class counts")
+    _grid(axis, counts.shape)
+    if counts.size <= MOST_NUMBERS:
+        middle = found.counts.max() / 2
+        for (i, k), count in np.ndenumerate(found.counts):
+            if count:
+                color = "white" if count > middle else "black"
+                axis.text(k, i, count, color=color, size=6, ha="center", va="center")
+    return image
+
+
+def _grid(axis: Any, shape: tuple[int, ...]) -> None:
+    """White lines between cells that are large enough for them."""
+    axis.set_xticks(np.arange(shape[1] - 1) + 0.5, minor=True)
+    if shape[0] * ROW_HEIGHT <= TALLEST:
+        axis.set_yticks(np.arange(shape[0] - 1) + 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=0.8)
+    axis.tick_params(which="minor", length=0)
+    axis.spines[:].set_visible(False)

@@ -1,0 +1,145 @@
+"""fedcmi data describe: what it prints and draws is what training would deal."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from fedcmi_jax import config as configs
+from fedcmi_jax import describe, evaluation
+from fedcmi_jax.experiment import build
+from fedcmi_jax.flags import parse
+from tests.test_config import tiny
+
+FLAGS = [
+    "synthetic",
+    "--dataset.train-samples=120",
+    "--dataset.test-samples=30",
+    "--dataset.num-classes=3",
+    "--clients=6",
+]
+
+
+def described(*flags):
+    lines = []
+    assert describe.run([*FLAGS, *flags], lines.append) == 0
+    return "\n".join(lines)
+
+
+def row(text, name):
+    """The numbers of a table's row."""
+    (line,) = (x for x in text.splitlines() if x.startswith(f"{name} "))
+    return line.removeprefix(name).split()
+
+
+@pytest.mark.parametrize("name", configs.REGISTRIES["partition"])
+def test_holdings_are_those_of_training(name):
+    natural = name.startswith("natural")
+    values = {"clients": 0} if natural else {}
+    dataset = configs.from_dict({"dataset": tiny_dataset()}).dataset
+    config = tiny(partition={"name": name}, **values)
+    config = dataclasses.replace(config, dataset=dataset)
+    found, built = describe.holdings(config), build(config)
+    counts = evaluation.client_class_counts(built.federation, 3)
+    np.testing.assert_array_equal(found.counts, counts)
+    np.testing.assert_array_equal(found.available, built.federation.available)
+
+
+def tiny_dataset():
+    return {
+        "name": "synthetic",
+        "train_samples": 120,
+        "num_classes": 3,
+        "natural_clients": 2,
+    }
+
+
+def test_what_is_printed_by_hand():
+    text = described("--partition.name=iid", "--multi-ratio=0.5")
+    first, *_ = text.splitlines()
+    assert first == (
+        "synthetic, iid: 120 training samples at 6 clients, 30 test samples, 3 classes"
+    )
+    assert row(text, "samples") == ["20", "20", "20", "20"]
+    # Three clients have both; of the others one has strong and two have weak.
+    assert row(text, "modalities") == ["1", "1.5", "1.5", "2"]
+    assert row(text, "strong") == ["4", "1", "2", "80"]
+    assert row(text, "weak") == ["5", "2", "1", "100"]
+    assert row(text, "all of them") == ["3", "3", "60"]
+    assert len(text.split("client ")[-1].splitlines()) == 7
+
+
+def test_classes_of_each_client():
+    flags = ["--partition.name=pathological", "--partition.classes-per-client=1"]
+    text = described(*flags)
+    assert row(text, "classes") == ["1", "1", "1", "1"]
+    for i in range(6):
+        samples, classes, _, share, *_ = row(text, str(i))
+        assert (samples, classes, share) == ("20", "1", "100%")
+
+
+def test_many_clients_are_cut():
+    text = described("--clients=40", "--partition.name=iid")
+    assert text.endswith("... and 10 more; --output=FILE.png shows all")
+    assert "\n29 " in text
+    assert "\n30 " not in text
+
+
+def test_samples_that_nobody_holds_and_empty_clients_are_named():
+    flags = ["--partition.alpha=1e-6", "--partition.min-samples=0"]
+    text = described(*flags)
+    assert row(text, "samples")[0] == "0"
+    counts = np.zeros((2, 3), int)
+    counts[0] = 3
+    found = describe.Holdings(
+        "x", counts, np.ones((2, 1), bool), ("a", "b", "c"), ("m",), 4, np.zeros(3)
+    )
+    assert "4 training samples are held by no client" in describe.text(found)
+
+
+@pytest.mark.parametrize("clients", [1, 6, 105])
+def test_the_picture(clients, tmp_path):
+    path = tmp_path / "who.png"
+    flags = (f"--clients={clients}", "--partition.name=shards")
+    flags = (*flags, "--partition.shards-per-client=1", f"--output={path}")
+    text = described(*flags)
+    assert text.endswith(f"written: {path}")
+    height, width, _ = image.imread(path).shape
+    assert 300 < height < 2000
+    assert 500 < width < 2000
+
+
+def test_class_names_are_those_of_the_picture(tmp_path):
+    config = parse(FLAGS)
+    found = describe.holdings(config)
+    long = found._replace(class_names=("a" * 60, "b", "c"))
+    describe.draw(long, tmp_path / "long.png")
+    describe.draw(found, tmp_path / "short.png")
+    long, short = (image.imread(tmp_path / f"{n}.png") for n in ("long", "short"))
+    assert long.shape[0] < 3 * short.shape[0]
+
+
+def test_help(capsys):
+    assert "usage: fedcmi data describe" in described("--help")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output=who.jpg"], "--output: who.jpg .* end it in .png"),
+        (["--output=nowhere/who.png"], "--output: no folder nowhere"),
+        (["--partition.name=iids"], "did you mean 'iid'"),
+        (["--clients=0"], "num_clients=0: .*natural"),
+        (["--clients=-1"], "clients: -1 is negative"),
+        (["--partition.name=natural"], "no natural clients"),
+        (["--dataset.num-classes=0"], "num_classes=0"),
+    ],
+)
+def test_mistakes_take_one_line(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        described(*flags)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []

@@ -117,7 +117,12 @@ def chain(first: Method, second: Method) -> Method:
         return uploads, memories
 
     def part(server: Server, i: int) -> Server:
-        return server._replace(shared=server.shared[i], memory=server.memory[i])
+        def mapped(fn, ids, use):
+            return server.map(lambda client, key: fn(split(client, i), key), ids, use)
+
+        return server._replace(
+            shared=server.shared[i], memory=server.memory[i], map=mapped
+        )
 
     def probe(server, key):
         keys = jax.random.split(key)

@@ -1,5 +1,6 @@
 """The round, written once: method + model + local training -> compiled federation."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,11 +18,11 @@ from fedcmi_jax.clients import (
     place_state,
 )
 from fedcmi_jax.federation import ClientData, Federation
-from fedcmi_jax.local import LocalTraining, train_client
-from fedcmi_jax.methods.base import Client, Cohort, Method
+from fedcmi_jax.local import LocalTraining, select, train_client
+from fedcmi_jax.methods.base import Client, Cohort, Finished, Method, Server
 from fedcmi_jax.types import Array, FederationState, Model, Params, PyTree, RoundInfo
 
-STREAMS = ("init", "partition", "sampling", "local")
+STREAMS = ("init", "partition", "sampling", "local", "probe")
 """Named key streams; their order is part of the result for a seed."""
 
 
@@ -132,7 +133,7 @@ def build_algorithm(
         raise ValueError(
             f"model: method {method.name!r} needs projectors; use models.two_projector"
         )
-    choose = method.select or uniform_cohort
+    method.check(model, clients_per_round)
 
     def init(key: Array, federation: Federation) -> FederationState:
         check_federation(federation, model, clients_per_round)
@@ -142,9 +143,10 @@ def build_algorithm(
         state = FederationState(
             params=params,
             batch_stats=batch_stats,
-            shared=method.init_shared(model, params),
+            # Copies: a donated state must not have one array in two places.
+            shared=jax.tree.map(jnp.copy, method.init_shared(model, params, n)),
             memory=jax.tree.map(
-                lambda x: jnp.tile(x[None], (n,) + (1,) * x.ndim), memory
+                lambda x: jnp.copy(jnp.tile(x[None], (n,) + (1,) * x.ndim)), memory
             ),
             server_optimizer=server_optimizer.init(params) if server_optimizer else (),
             round=jnp.zeros((), jnp.int32),
@@ -152,13 +154,14 @@ def build_algorithm(
         )
         return place_state(state, mesh, n)
 
-    def client_update(
+    def view(
         shared: tuple[FederationState, Federation, Array],
         id: Array,
         use: Array,
         memory: PyTree,
         max_batches: Array,
-    ) -> ClientUpdate:
+    ) -> tuple[Client, Array, Array]:
+        """What hooks see of a client, its key, and whether it is one."""
         state, federation, round_key = shared
         is_real = id < federation.num_clients
         sizes = federation.sizes.at[id].get(mode="clip")
@@ -181,9 +184,20 @@ def build_algorithm(
             data=data,
             round=state.round,
             learning_rate=local.rate(state.round),
+            augmented=local.augment is not None,
         )
-        key = jax.random.fold_in(round_key, id)
-        result = train_client(method, local, client, max_batches, key)
+        return client, jax.random.fold_in(round_key, id), is_real
+
+    def client_update(
+        shared: tuple[FederationState, Federation, Array],
+        id: Array,
+        use: Array,
+        memory: PyTree,
+        max_batches: Array,
+    ) -> ClientUpdate:
+        state, _, _ = shared
+        client, key, is_real = view(shared, id, use, memory, max_batches)
+        result = train_client(method, local, client, key)
         owned = method.owned(model.owned(use), use)
         delta = jax.tree.map(jnp.subtract, result.params, state.params)
         stats_delta = jax.tree.map(jnp.subtract, result.batch_stats, state.batch_stats)
@@ -196,7 +210,7 @@ def build_algorithm(
                 delta,
                 stats_delta,
                 owned,
-                data.num_examples,
+                client.data.num_examples,
                 result.upload,
                 result.metrics,
                 accepted,
@@ -207,39 +221,117 @@ def build_algorithm(
             accepted=accepted,
         )
 
-    def round(
-        state: FederationState, federation: Federation
-    ) -> tuple[FederationState, RoundInfo]:
-        sampling_key = jax.random.fold_in(stream(state.key, "sampling"), state.round)
-        round_key = jax.random.fold_in(stream(state.key, "local"), state.round)
-        ids, use = choose(sampling_key, federation, clients_per_round)
+    def in_order(
+        federation: Federation, ids: Array, use: Array
+    ) -> tuple[Array, Array, Array]:
+        """Clients longest first: ids, modalities, batches per pass."""
         total = federation.sizes[ids] + federation.probe_sizes[ids]
         batches = -(-total // local.batch_size)
         order = longest_first(ids, batches)
-        ids, use, batches = ids[order], use[order], batches[order]
+        return ids[order], use[order], batches[order]
 
-        sums, memory, accepted = map_clients(
+    def map_over(update, shared, ids, use, batches, memory, federation):
+        return map_clients(
+            update,
+            shared,
+            ids,
+            use,
+            batches,
+            memory,
+            num_clients=federation.num_clients,
+            chunk_size=chunk_size,
+            mesh=mesh,
+        )
+
+    def server_view(
+        state: FederationState, federation: Federation, key: Array
+    ) -> Server:
+        """What ``probe`` and ``select`` see; ``key`` is for the clients they map."""
+        shared = (state._replace(memory=()), federation, key)
+
+        def mapped(fn: Callable[[Client, Array], PyTree], ids: Array, use: Array):
+            def update(shared, id, use, memory, max_batches) -> ClientUpdate:
+                client, key, is_real = view(shared, id, use, memory[0], max_batches)
+                return ClientUpdate((), (memory[0], fn(client, key)), is_real)
+
+            # Results travel as memory does: a row per client, written where it lives.
+            n = federation.num_clients
+            shapes = jax.eval_shape(
+                lambda: fn(
+                    *view(
+                        shared,
+                        jnp.zeros((), jnp.int32),
+                        jnp.zeros_like(use[0]),
+                        jax.tree.map(lambda x: x[0], state.memory),
+                        jnp.zeros((), jnp.int32),
+                    )[:2]
+                )
+            )
+            rows = jax.tree.map(lambda s: jnp.zeros((n, *s.shape), s.dtype), shapes)
+            ordered = in_order(federation, ids, use)
+            results = map_over(
+                update, shared, *ordered, (state.memory, rows), federation
+            )
+            return jax.tree.map(lambda x: x[ids], results[1][1])
+
+        def train(other: Method, epochs: int, client: Client, key: Array) -> Finished:
+            briefly = dataclasses.replace(local, epochs=epochs)
+            result = train_client(other, briefly, client, key)
+            steps = epochs * -(-client.data.num_examples // local.batch_size)
+            return Finished(result.params, result.batch_stats, steps)
+
+        return Server(
+            model=model,
+            params=state.params,
+            batch_stats=state.batch_stats,
+            shared=state.shared,
+            memory=state.memory,
+            federation=federation,
+            cohort_size=clients_per_round,
+            round=state.round,
+            map=mapped,
+            train=train,
+        )
+
+    def round(
+        old_state: FederationState, federation: Federation
+    ) -> tuple[FederationState, RoundInfo]:
+        state = old_state
+        sampling_key = jax.random.fold_in(stream(state.key, "sampling"), state.round)
+        round_key = jax.random.fold_in(stream(state.key, "local"), state.round)
+        probe_key = jax.random.fold_in(stream(state.key, "probe"), state.round)
+        if method.probe is not None:
+            server = server_view(state, federation, probe_key)
+            shared, memory = method.probe(server, sampling_key)
+            state = state._replace(shared=shared, memory=memory)
+        if method.select is not None:
+            server = server_view(state, federation, probe_key)
+            ids, use = method.select(server, sampling_key)
+        else:
+            ids, use = uniform_cohort(sampling_key, federation, clients_per_round)
+        ids, use, batches = in_order(federation, ids, use)
+
+        sums, memory, accepted = map_over(
             client_update,
             (state._replace(memory=()), federation, round_key),
             ids,
             use,
             batches,
             state.memory,
-            num_clients=federation.num_clients,
-            chunk_size=chunk_size,
-            mesh=mesh,
+            federation,
         )
         params, optimizer_state = aggregate.apply_server_update(
             state.params, sums, server_optimizer, state.server_optimizer
         )
         stats = aggregate.mean_delta(sums.stats, sums.stats_weights)
-        cohort = Cohort(federation.num_clients, sums.num_accepted)
+        cohort = Cohort(model, federation, ids, use, accepted, sums.num_accepted)
+        shared = method.merge(state.shared, sums.upload, cohort)
+        if method.conclude is not None:
+            shared, memory = method.conclude(shared, memory, cohort)
         any_accepted = sums.num_accepted > 0
-        shared = jax.tree.map(
-            lambda new, old: jnp.where(any_accepted, new, old),
-            method.merge(state.shared, sums.upload, cohort),
-            state.shared,
-        )
+        shared = select(any_accepted, shared, old_state.shared)
+        if method.probe is not None or method.conclude is not None:
+            memory = select(any_accepted, memory, old_state.memory)
         new_state = FederationState(
             params=params,
             batch_stats=jax.tree.map(jnp.add, state.batch_stats, stats),

@@ -16,7 +16,6 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedcmi_jax.aggregate import UpdateSums
 from fedcmi_jax.types import Array, FederationState, PyTree
 
 AXIS = "clients"
@@ -27,12 +26,12 @@ class ClientUpdate(NamedTuple):
     """What mapping one client yields.
 
     Attributes:
-      sums: Its contribution to the round's sums.
+      sums: Its contribution to the round's sums, a tree that adds.
       memory: What the method remembers of it.
       accepted: bool, whether it is in the sums.
     """
 
-    sums: UpdateSums
+    sums: PyTree
     memory: PyTree
     accepted: Array
 
@@ -149,7 +148,7 @@ def map_clients(
     num_clients: int,
     chunk_size: int,
     mesh: Mesh | None = None,
-) -> tuple[UpdateSums, PyTree, Array]:
+) -> tuple[PyTree, PyTree, Array]:
     """Runs ``update`` for every client of a cohort and sums what they send.
 
     Args:
@@ -192,7 +191,7 @@ def map_clients(
                 shared, ids, use, own, max_steps
             )
 
-        def body(carry: tuple[UpdateSums, PyTree], chunk):
+        def body(carry: tuple[PyTree, PyTree], chunk):
             sums, memory = carry
             ids, rows, use, steps = chunk
             result = run_chunk(ids, rows, use, steps, memory)

@@ -108,6 +108,8 @@ class ModelConfig:
       fusion: How modalities meet: concat, sum, film or gated (methods 0.3).
       projector: Projectors of two_projector: linear, or mlp of three layers.
       width: Width D of every projector (512 in the reference code).
+      stand_in: What two_projector puts in a missing modality's place: infiltration
+        (the paper's), or zero (an ablation).
       precision: float32, or bfloat16: activations and products in bfloat16,
         parameters, statistics, losses and sums in float32.
     """
@@ -116,6 +118,7 @@ class ModelConfig:
     fusion: Literal["concat", "sum", "film", "gated"] = "concat"
     projector: Literal["linear", "mlp"] = "linear"
     width: int = 128
+    stand_in: Literal["infiltration", "zero"] = "infiltration"
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -131,8 +134,10 @@ class LocalConfig:
       knee: T_0, last round at lr_0 (reference code: 80 of 180).
       legacy_schedule: The public code's discontinuous schedule.
       optimizer: sgd (torch's momentum form) or adam; fresh in every round.
-      momentum: Of sgd, in [0, 1) (reference code: 0.9).
+      momentum: Of sgd, in [0, 1); None: the method's own, 0.9 but for SCAFFOLD.
       weight_decay: On all parameters (reference code: 1e-4).
+      augment: Image modalities whose training batches get random resized crops and
+        horizontal flips (reference code: visual).
     """
 
     epochs: int = 5
@@ -142,8 +147,9 @@ class LocalConfig:
     knee: int = 0
     legacy_schedule: bool = False
     optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: float = 0.9
+    momentum: float | None = None
     weight_decay: float = 1e-4
+    augment: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +181,8 @@ class Config:
       clients_per_round: Clients trained per round, K.
       multi_ratio: Share of clients with all modalities; the others have one
         (reference code: 0.5).
+      missing_fraction: Share of the samples of clients with several modalities that
+        lack one of them, drawn uniformly; training samples only.
       probe_fraction: Share of a client's samples held out for r-bar and temperatures.
       rounds: Rounds of the run, R.
       seed: Seed of everything random.
@@ -200,6 +208,7 @@ class Config:
     clients: int = 20
     clients_per_round: int = 5
     multi_ratio: float = 0.5
+    missing_fraction: float = 0.0
     probe_fraction: float = 0.0
     rounds: int = 100
     seed: int = 0
@@ -322,10 +331,9 @@ def check_config(config: Config) -> None:
     for name, value in positive.items():
         if not (value > 0 and np.isfinite(value)):
             raise ValueError(f"{name}: {value} is not positive; try 0.01")
-    if not 0 <= config.local.momentum < 1:
-        raise ValueError(
-            f"local.momentum: {config.local.momentum} is outside [0, 1); try 0.9"
-        )
+    momentum = config.local.momentum
+    if momentum is not None and not 0 <= momentum < 1:
+        raise ValueError(f"local.momentum: {momentum} is outside [0, 1); try 0.9")
     if not config.local.weight_decay >= 0:
         raise ValueError(
             f"local.weight_decay: {config.local.weight_decay} is negative; try 1e-4"

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedcmi_jax.data.base import Split
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.types import Array, Batch, Model, Params, Sums
+from fedcmi_jax.types import Array, Batch, Model, Params, PyTree, Sums
 
 Tables = dict[str, Array]
 """View name -> [C, C] float32 counts."""
@@ -26,15 +26,20 @@ class Evaluation(NamedTuple):
     """What one evaluation yields.
 
     Attributes:
-      tables: View -> confusion counts. Views: ``acc`` (fused logits, all modalities),
-        ``acc_{m}_zero`` (fused, other modalities zero), and in a model with projectors
+      tables: View -> confusion counts. Views: ``acc`` (fused logits, all modalities
+        that a sample has); over the samples with modality m: ``acc_{m}_zero`` (fused,
+        other modalities zero), ``acc_{m}_half`` (m's own share of the logits, the bias
+        shared out; where fusion is a sum), and in a model with projectors
         ``acc_{m}_infiltration`` (fused, the other modalities' places taken by m's
         infiltration projection) and ``acc_{m}_head`` (head on the self-projection).
       client_accuracy: [N], see ``client_accuracies``.
+      personal_accuracy: The same of every client's own model, for methods that keep
+        one; else None.
     """
 
     tables: Tables
     client_accuracy: Array
+    personal_accuracy: Array | None = None
 
 
 def build_evaluator(
@@ -43,8 +48,9 @@ def build_evaluator(
     federation: Federation,
     *,
     batch_size: int = 256,
+    personal: Callable[[Params, PyTree], Params] | None = None,
     stream: bool = False,
-) -> Callable[[Params, Params], Evaluation]:
+) -> Callable[..., Evaluation]:
     """Puts a test split on the device and returns the compiled evaluation.
 
     Args:
@@ -52,10 +58,13 @@ def build_evaluator(
       split: Test samples.
       federation: Supplies each client's classes and modalities.
       batch_size: Samples per forward pass; no effect on results.
+      personal: ``Method.start`` of a method with personal models, ``(params, memory of
+        one client) -> params``; every client's model is then tested, one by one.
       stream: Leave the split on the host and send it batch by batch; same results.
 
     Returns:
-      ``(params, batch_stats) -> Evaluation``, jitted.
+      ``(params, batch_stats, memory=None) -> Evaluation``, jitted; without the memory
+      [N, ...] of all clients personal models are left out.
     """
     distinct, which = np.unique(
         np.asarray(federation.available), axis=0, return_inverse=True
@@ -64,23 +73,43 @@ def build_evaluator(
     pattern_of = jnp.asarray(which.reshape(-1), jnp.int32)
     class_counts = client_class_counts(federation, model.num_classes)
 
-    def count(params: Params, batch_stats: Params, batch: Any) -> Tables:
-        return _tables(model, params, batch_stats, patterns, *batch)
+    def one_batch(params: Params, stats: Params, memory: PyTree, batch: Any) -> Tables:
+        tables = _tables(model, params, stats, patterns, *batch)
+
+        def own_table(client):
+            own, available = client
+            return _fused_table(model, personal(params, own), stats, available, *batch)
+
+        if personal is not None and memory is not None:
+            clients = memory, patterns[pattern_of]
+            tables["personal"] = jax.lax.map(own_table, clients)
+        return tables
 
     def finish(tables: Tables) -> Evaluation:
-        views = {name: table for name, table in tables.items() if name != "patterns"}
-        by_client = tables["patterns"][pattern_of]
-        return Evaluation(views, client_accuracies(by_client, class_counts))
+        by_client = tables.pop("patterns")[pattern_of]
+        own = tables.pop("personal", None)
+        accuracy = client_accuracies(by_client, class_counts)
+        if own is None:
+            return Evaluation(tables, accuracy)
+        return Evaluation(tables, accuracy, client_accuracies(own, class_counts))
 
     host_batches = functools.partial(_batches, split, model.modalities, batch_size)
     if stream:
-        return _streamed(jax.jit(count), jax.jit(finish), host_batches)
+        return _streamed(jax.jit(one_batch), jax.jit(finish), host_batches)
     batches = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host_batches())
 
     @jax.jit
-    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
-        tables = jax.lax.map(lambda batch: count(params, batch_stats, batch), batches)
-        return finish(jax.tree.map(lambda x: x.sum(0), tables))
+    def evaluate(
+        params: Params, batch_stats: Params, memory: PyTree = None
+    ) -> Evaluation:
+        count = functools.partial(one_batch, params, batch_stats, memory)
+        shapes = jax.eval_shape(count, jax.tree.map(lambda x: x[0], batches))
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def add(total: Tables, batch: Any) -> tuple[Tables, None]:
+            return jax.tree.map(jnp.add, total, count(batch)), None
+
+        return finish(jax.lax.scan(add, nothing, batches)[0])
 
     return evaluate
 
@@ -148,7 +177,7 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
       Every view's accuracy under its name; ``macro_f1``, ``worst_class`` and
       ``per_class`` of the fused logits; ``client_mean``, ``client_std``,
       ``client_min``, ``client_p10``, ``client_median`` and ``client_max`` of the
-      clients' accuracies.
+      clients' accuracies; ``personal_mean``... of their own models', if they have any.
     """
     tables = {name: np.asarray(t) for name, t in evaluation.tables.items()}
     result: dict[str, float | list[float]] = {
@@ -158,18 +187,24 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
     result["macro_f1"] = macro_f1(tables["acc"])
     result["worst_class"] = float(np.nanmin(per_class))
     result["per_class"] = [float(a) for a in per_class]
-    clients = np.asarray(evaluation.client_accuracy)
-    clients = clients[np.isfinite(clients)]
-    if clients.size:
-        result |= {
-            "client_mean": float(clients.mean()),
-            "client_std": float(clients.std()),
-            "client_min": float(clients.min()),
-            "client_p10": float(np.quantile(clients, 0.1)),
-            "client_median": float(np.median(clients)),
-            "client_max": float(clients.max()),
-        }
+    result |= _spread("client", np.asarray(evaluation.client_accuracy))
+    if evaluation.personal_accuracy is not None:
+        result |= _spread("personal", np.asarray(evaluation.personal_accuracy))
     return result
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return {}
+    return {
+        f"{name}_mean": float(values.mean()),
+        f"{name}_std": float(values.std()),
+        f"{name}_min": float(values.min()),
+        f"{name}_p10": float(np.quantile(values, 0.1)),
+        f"{name}_median": float(np.median(values)),
+        f"{name}_max": float(values.max()),
+    }
 
 
 COUNT_PREFIX = "clients_"
@@ -191,62 +226,93 @@ def read_sums(sums: Sums) -> dict[str, float]:
 
 
 def _batches(split: Split, modalities: tuple[str, ...], batch_size: int) -> Iterator:
-    """Test samples as (inputs, labels, valid) of B rows, the last ones padding."""
+    """Test samples as (inputs, labels, valid, present) of B rows, padded at the end."""
     batch_size = min(batch_size, split.size)
     for start in range(0, split.size, batch_size):
-        rows = slice(start, start + batch_size)
-        labels = split.labels[rows].astype(np.int32)
+        rows = slice(start, min(start + batch_size, split.size))
+        size = rows.stop - start
+        present = np.ones((size, len(modalities)))
+        if split.available is not None:
+            present = np.asarray(split.available[rows])
 
         def padded(x: np.ndarray) -> np.ndarray:
             tail = np.zeros((batch_size - len(x), *x.shape[1:]), x.dtype)
             return np.concatenate([x, tail])
 
-        inputs = {m: padded(split.inputs[m][rows]) for m in modalities}
-        yield inputs, padded(labels), padded(np.ones(len(labels), np.float32))
+        yield (
+            {m: padded(split.inputs[m][rows]) for m in modalities},
+            padded(split.labels[rows].astype(np.int32)),
+            padded(np.ones(size, np.float32)),
+            padded(present.astype(np.float32)),
+        )
 
 
 def _streamed(
-    count: Callable[..., Tables],
+    one_batch: Callable[..., Tables],
     finish: Callable[[Tables], Evaluation],
     batches: Callable[[], Iterator],
-) -> Callable[[Params, Params], Evaluation]:
+) -> Callable[..., Evaluation]:
     """Evaluation by a loop on the host; at most two batches are on the device."""
 
-    def evaluate(params: Params, batch_stats: Params) -> Evaluation:
+    def evaluate(
+        params: Params, batch_stats: Params, memory: PyTree = None
+    ) -> Evaluation:
         remaining = batches()
-        total = count(params, batch_stats, next(remaining))
+        total = one_batch(params, batch_stats, memory, next(remaining))
         for batch in remaining:
-            tables = count(params, batch_stats, batch)
+            tables = one_batch(params, batch_stats, memory, batch)
             total = jax.tree.map(jnp.add, jax.block_until_ready(total), tables)
         return finish(total)
 
     return evaluate
 
 
-def _tables(model, params, batch_stats, patterns, inputs, labels, valid) -> Tables:
+def _fused_table(
+    model, params, batch_stats, available, inputs, labels, valid, present
+) -> Array:
+    """[C, C] counts of the fused logits under one set of modalities."""
+    rows = present * available[None]
+    batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
+    logits = model.apply(params, batch_stats, batch, False)[0].logits
+    truth = jax.nn.one_hot(labels, model.num_classes) * valid[:, None]
+    return truth.T @ jax.nn.one_hot(logits.argmax(-1), model.num_classes)
+
+
+def _tables(
+    model, params, batch_stats, patterns, inputs, labels, valid, present
+) -> Tables:
     """Confusion counts of every view on one batch; ``patterns`` [P, C, C]."""
     num_modalities = len(model.modalities)
 
     def forward(available: Array):
-        rows = jnp.broadcast_to(available[None], (len(labels), num_modalities))
+        rows = present * available[None]
         batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
         return model.apply(params, batch_stats, batch, False)[0]
 
-    def count(logits: Array) -> Array:
-        truth = jax.nn.one_hot(labels, model.num_classes) * valid[:, None]
+    def count(logits: Array, weights: Array = valid) -> Array:
+        truth = jax.nn.one_hot(labels, model.num_classes) * weights[:, None]
         return truth.T @ jax.nn.one_hot(logits.argmax(-1), model.num_classes)
 
     full = forward(jnp.ones(num_modalities))
     tables = {"acc": count(full.logits)}
+    halves = model.shares(params, full.parts) if model.shares else {}
     for i, m in enumerate(model.modalities):
+        has = valid * present[:, i]
         alone = {
             k: part if k == m else jnp.zeros_like(part)
             for k, part in full.parts.items()
         }
-        tables[f"acc_{m}_zero"] = count(model.fuse(params, alone))
+        tables[f"acc_{m}_zero"] = count(model.fuse(params, alone), has)
+        if m in halves:
+            tables[f"acc_{m}_half"] = count(halves[m], has)
         if model.has_projectors:
             only = jnp.zeros(num_modalities).at[i].set(1.0)
-            tables[f"acc_{m}_infiltration"] = count(forward(only).logits)
-            tables[f"acc_{m}_head"] = count(full.self_logits[m])
-    tables["patterns"] = jnp.stack([count(forward(p).logits) for p in patterns])
+            tables[f"acc_{m}_infiltration"] = count(forward(only).logits, has)
+            tables[f"acc_{m}_head"] = count(full.self_logits[m], has)
+    tables["patterns"] = jnp.stack(
+        [
+            _fused_table(model, params, batch_stats, p, inputs, labels, valid, present)
+            for p in patterns
+        ]
+    )
     return tables

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from fedcmi_jax import data, models, partition
 from fedcmi_jax.algorithm import STREAMS, FederatedAlgorithm, build_algorithm
+from fedcmi_jax.augment import crop_and_flip
 from fedcmi_jax.clients import replicate
 from fedcmi_jax.config import (
     Config,
@@ -24,10 +25,10 @@ from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
 from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
-from fedcmi_jax.methods import Method
+from fedcmi_jax.methods.base import Method, is_set
 from fedcmi_jax.partition import Partition
 from fedcmi_jax.streaming import CohortStream, build_skeleton
-from fedcmi_jax.types import Model, Params
+from fedcmi_jax.types import Model
 
 PARTITION_STREAM = STREAMS.index("partition")
 """Index of the NumPy stream that deals samples and modalities; one per seed, so that
@@ -43,7 +44,7 @@ class Experiment(NamedTuple):
       federation: Device data, dealt to clients; when streaming, without inputs.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
-      evaluate: ``(params, batch_stats) -> Evaluation``; on one device.
+      evaluate: ``(params, batch_stats, memory=None) -> Evaluation``; on one device.
       mesh: Devices that share the cohort; None: one.
       with_chunk_size: Chunk size -> the same algorithm with another chunk size.
       stream: Sends each round's samples; None: they are all in ``federation``.
@@ -54,7 +55,7 @@ class Experiment(NamedTuple):
     federation: Federation
     model: Model
     algorithm: FederatedAlgorithm
-    evaluate: Callable[[Params, Params], Evaluation]
+    evaluate: Callable[..., Evaluation]
     mesh: Mesh | None
     with_chunk_size: Callable[[int], FederatedAlgorithm]
     stream: CohortStream | None = None
@@ -91,23 +92,30 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     check_config(config)
     method = create("method", config.method)
     dataset = data.check_dataset(create("dataset", config.dataset))
-    parts, available = deal(config, dataset)
+    dataset, parts, available = deal(config, dataset)
     config = dataclasses.replace(config, clients=parts.num_clients)
     check_cohort(config.clients_per_round, config.clients)
+    _check_augmented(config.local.augment, dataset)
     if config.stream:
         _check_stream(method)
     federation = (build_skeleton if config.stream else build_federation)(
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
     model = _build_model(config, dataset, method.needs_projectors)
-    evaluate = build_evaluator(model, dataset.test, federation, stream=config.stream)
+    evaluate = build_evaluator(
+        model,
+        dataset.test,
+        federation,
+        personal=method.start if is_set(method, "start") else None,
+        stream=config.stream,
+    )
 
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(
             method,
             model,
             clients_per_round=config.clients_per_round,
-            local=_local_training(config),
+            local=_local_training(config, method.momentum),
             server_optimizer=_server_optimizer(config.server),
             chunk_size=chunk_size,
             rounds_per_call=rounds_per_call(config),
@@ -137,7 +145,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     )
 
 
-def deal(config: Config, dataset: Dataset) -> tuple[Partition, np.ndarray]:
+def deal(config: Config, dataset: Dataset) -> tuple[Dataset, Partition, np.ndarray]:
     """Hands training samples and modalities out to clients; the seed decides how.
 
     Args:
@@ -145,7 +153,8 @@ def deal(config: Config, dataset: Dataset) -> tuple[Partition, np.ndarray]:
       dataset: The data set.
 
     Returns:
-      The partition, and [N, M] bool, True where a client has a modality.
+      The data set, with what its training samples lack; the partition; and [N, M]
+      bool, True where a client has a modality.
 
     Raises:
       ValueError: An option of the partition or the number of clients is impossible.
@@ -155,7 +164,12 @@ def deal(config: Config, dataset: Dataset) -> tuple[Partition, np.ndarray]:
     available = partition.allocate_modalities(
         parts.num_clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
     )
-    return parts, available
+    if config.missing_fraction:
+        present = partition.drop_modalities(
+            parts, available, rng, fraction=config.missing_fraction
+        )
+        dataset = dataset._replace(train=dataset.train._replace(available=present))
+    return dataset, parts, available
 
 
 def rounds_per_call(config: Config) -> int:
@@ -164,10 +178,10 @@ def rounds_per_call(config: Config) -> int:
 
 
 def _check_stream(method: Method) -> None:
-    if method.select is not None:
+    if method.probe is not None or method.select is not None:
         raise ValueError(
-            f"stream: method {method.name!r} chooses clients by looking at them all, "
-            "and only the cohort's samples would be there; leave stream out"
+            f"stream: method {method.name!r} looks at clients before it chooses, and "
+            "only the cohort's samples would be there; leave stream out"
         )
     if jax.process_count() > 1:
         raise ValueError("stream: runs in one process; leave stream out with several")
@@ -186,13 +200,14 @@ def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Mo
             fusion=chosen.fusion,
             projector=chosen.projector,
             width=chosen.width,
+            stand_in=chosen.stand_in,
         )
     if chosen.precision == "bfloat16":
         return models.mixed_precision(model)
     return model
 
 
-def _local_training(config: Config) -> LocalTraining:
+def _local_training(config: Config, momentum: float) -> LocalTraining:
     local = config.local
     end = local.learning_rate_min
     rate: float | Callable[[jax.Array], jax.Array] = local.learning_rate
@@ -208,16 +223,34 @@ def _local_training(config: Config) -> LocalTraining:
         epochs=local.epochs,
         batch_size=local.batch_size,
         learning_rate=rate,
-        optimizer=_local_optimizer(local),
+        optimizer=_local_optimizer(local, momentum),
+        augment=crop_and_flip(local.augment) if local.augment else None,
     )
 
 
-def _local_optimizer(local: LocalConfig) -> Optimizer:
+def _check_augmented(names: tuple[str, ...], dataset: Dataset) -> None:
+    for name in names:
+        if name not in dataset.modalities:
+            raise ValueError(
+                f"local.augment: unknown modality {name!r}; choose from "
+                f"{list(dataset.modalities)}"
+            )
+        shape = dataset.shapes[name]
+        if len(shape) not in (3, 4):
+            raise ValueError(
+                f"local.augment: {name!r} has samples of shape {shape}, which are no "
+                "images or frames; leave it out"
+            )
+
+
+def _local_optimizer(local: LocalConfig, momentum: float) -> Optimizer:
     def adam(learning_rate) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(local.weight_decay)
         return optax.chain(decay, optax.adam(learning_rate))
 
-    sgd = torch_sgd(momentum=local.momentum, weight_decay=local.weight_decay)
+    if local.momentum is not None:
+        momentum = local.momentum
+    sgd = torch_sgd(momentum=momentum, weight_decay=local.weight_decay)
     return {"sgd": sgd, "adam": adam}[local.optimizer]
 
 

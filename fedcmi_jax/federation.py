@@ -24,6 +24,8 @@ class Federation:
       sizes: [N] int32, its training samples n_i.
       probe_sizes: [N] int32, its held-out samples, stored behind the training ones.
       available: [N, M] float32, 1 where the client has the modality.
+      present: [n, M] uint8, 1 where a sample has the modality, or None: wherever its
+        client has it.
       max_size: L, samples of the longest client, held-out ones included. Static: it
         is the only size that the compiled program depends on, with n and N.
       modalities: Names in the order of ``available`` (static; a dict that passes
@@ -38,6 +40,7 @@ class Federation:
     available: Array
     max_size: int = field(metadata={"static": True})
     modalities: tuple[str, ...] = field(metadata={"static": True})
+    present: Array | None = None
 
     @property
     def num_clients(self) -> int:
@@ -65,8 +68,8 @@ def build_federation(
       The federation.
 
     Raises:
-      ValueError: The table has the wrong shape or a client without modality, or the
-        fraction is out of range.
+      ValueError: The table has the wrong shape or a client without modality, a sample
+        has none of its client's modalities, or the fraction is out of range.
 
     Example:
       >>> import numpy as np, fedcmi_jax as fc
@@ -88,6 +91,17 @@ def build_federation(
     probes = np.floor(partition.sizes * probe_fraction).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(partition.sizes)[:-1]])
     order = partition.order
+    present = dataset.train.available
+    if present is not None:
+        present = np.asarray(present)[order].astype(bool)
+        owner = np.repeat(np.arange(num_clients), partition.sizes)
+        useless = np.flatnonzero(~(present & available[owner]).any(axis=1))
+        if useless.size:
+            raise ValueError(
+                f"available: client {owner[useless[0]]} has none of the modalities of "
+                f"its sample {order[useless[0]]}; give it another modality or leave "
+                "the sample out"
+            )
     return Federation(
         inputs={m: jnp.asarray(dataset.train.inputs[m][order]) for m in modalities},
         labels=jnp.asarray(dataset.train.labels[order], jnp.int32),
@@ -97,6 +111,7 @@ def build_federation(
         available=jnp.asarray(available, jnp.float32),
         max_size=int(partition.sizes.max()),
         modalities=modalities,
+        present=None if present is None else jnp.asarray(present, jnp.uint8),
     )
 
 
@@ -138,13 +153,16 @@ class ClientData:
         last = jnp.maximum(self.num_examples + self.num_probe, 1) - 1
         rows = self.offset + jnp.minimum(positions, last)
         valid = valid.astype(jnp.float32)
+        available = jnp.broadcast_to(
+            self.available[None], (positions.shape[0], self.available.shape[0])
+        )
+        if self.federation.present is not None:
+            available = available * self.federation.present[rows]
         return Batch(
             inputs={m: x[rows] for m, x in self.federation.inputs.items()},
             labels=self.federation.labels[rows],
             valid=valid,
-            available=jnp.broadcast_to(
-                self.available[None], (positions.shape[0], self.available.shape[0])
-            ),
+            available=available,
             positions=positions,
         )
 
@@ -161,8 +179,7 @@ class ClientData:
         total = self.num_examples + self.num_probe
 
         def batch_at(i: Array) -> Batch:
-            positions = i * self.batch_size + jnp.arange(self.batch_size)
-            return self.batch(positions, positions < total)
+            return self._block(i, total)
 
         shapes = jax.eval_shape(lambda: fn(batch_at(jnp.zeros((), jnp.int32))))
         start = jax.tree.map(
@@ -180,6 +197,34 @@ class ClientData:
             )
 
         return jax.lax.fori_loop(0, self.max_batches, body, start)
+
+    def sum(self, fn: Callable[[Batch], PyTree]) -> PyTree:
+        """Sums ``fn`` over the batches of one pass over the training samples.
+
+        Args:
+          fn: Batch -> tree of sums over the batch's samples; ``batch.valid`` marks
+            the real ones.
+
+        Returns:
+          The tree, summed.
+        """
+
+        def block(i: Array) -> PyTree:
+            return fn(self._block(i, self.num_examples))
+
+        shapes = jax.eval_shape(lambda: block(jnp.zeros((), jnp.int32)))
+        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.fori_loop(
+            0,
+            self.max_batches,
+            lambda i, total: jax.tree.map(jnp.add, total, block(i)),
+            start,
+        )
+
+    def _block(self, i: Array, stop: Array) -> Batch:
+        """Batch number i of the stored order; samples from ``stop`` on are padding."""
+        positions = i * self.batch_size + jnp.arange(self.batch_size)
+        return self.batch(positions, positions < stop)
 
     def stored(self) -> Batch:
         """Labels, validity and availability of every sample, inputs left out.

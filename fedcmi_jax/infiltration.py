@@ -109,7 +109,11 @@ def argmax_last(values: Array) -> Array:
 
 
 def distillation_loss(
-    teacher: Array, student: Array, temperature: Array, weights: Array
+    teacher: Array,
+    student: Array,
+    temperature: Array,
+    weights: Array,
+    emphasis: Array | float = 1.0,
 ) -> Array:
     """Weighted mean over samples of H(softmax(teacher / T), softmax(student / T)).
 
@@ -120,6 +124,7 @@ def distillation_loss(
       student: [B, C] logits.
       temperature: [B], T of each sample.
       weights: [B], 0 for samples that do not count.
+      emphasis: [B], factor on each sample's loss; the mean is still by ``weights``.
 
     Returns:
       Scalar, nats.
@@ -127,4 +132,5 @@ def distillation_loss(
     target = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature[:, None])
     log_probs = jax.nn.log_softmax(student / temperature[:, None])
     cross_entropy = -(target * log_probs).sum(-1)
-    return (cross_entropy * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+    total = (cross_entropy * emphasis * weights).sum()
+    return total / jnp.maximum(weights.sum(), 1.0)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedcmi_jax.augment import Augment
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.methods.base import Client, Finished, Method, Step
 from fedcmi_jax.types import Array, Batch, Outputs, Params, PyTree, Sums
@@ -87,7 +88,9 @@ class LocalTraining:
       batch_size: Samples per step (B); the last batch of a pass may be smaller.
       learning_rate: Constant, or a function of the round (int32, from 0).
       optimizer: Learning rate -> optax optimizer; its state is fresh in every round.
+        None: ``torch_sgd`` with the method's momentum.
       shuffle: New order in every epoch; False: stored order, for reference runs.
+      augment: ``(key, batch) -> batch`` in every step, see ``augment``; None: nothing.
 
     Raises:
       ValueError: epochs or batch_size is below 1.
@@ -96,8 +99,9 @@ class LocalTraining:
     epochs: int = 1
     batch_size: int = 32
     learning_rate: float | Array | Callable[[Array], Array] = 0.05
-    optimizer: Optimizer = torch_sgd()
+    optimizer: Optimizer | None = None
     shuffle: bool = True
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         """Checks the sizes."""
@@ -154,16 +158,15 @@ def select(keep: Array, new: PyTree, old: PyTree) -> PyTree:
 
 
 def train_client(
-    method: Method, local: LocalTraining, client: Client, max_batches: Array, key: Array
+    method: Method, local: LocalTraining, client: Client, key: Array
 ) -> LocalResult:
     """Runs a client's epochs; steps past its own last batch change nothing.
 
     Args:
       method: Its hooks are called here.
       local: Epochs, batch size, optimizer.
-      client: What the hooks see of the client.
-      max_batches: int32 bound on batches per epoch, not batched over clients: the loop
-        runs that long for every client that is mapped together.
+      client: What the hooks see of the client. An epoch runs ``data.max_batches``
+        batches, for every client that is mapped together.
       key: The client's PRNG key of this round.
 
     Returns:
@@ -172,7 +175,8 @@ def train_client(
     model, data = client.model, client.data
     begin_key, order_key, step_key = jax.random.split(key, 3)
     context, metrics = method.begin(client, begin_key)
-    optimizer = local.optimizer(client.learning_rate)
+    make = local.optimizer or torch_sgd(momentum=method.momentum)
+    optimizer = make(client.learning_rate)
     trained = model.trained(data.available)
     batches = -(-data.num_examples // local.batch_size)
 
@@ -224,10 +228,13 @@ def train_client(
             places = start + jnp.arange(local.batch_size)
             batch = data.batch(positions, places < data.num_examples)
             key = jax.random.fold_in(jax.random.fold_in(step_key, e), b)
+            if local.augment is not None:
+                key, augment_key = jax.random.split(key)
+                batch = local.augment(augment_key, batch)
             return step(batch, b < batches, key, carry)
 
         params, batch_stats, opt_state, context, sums = jax.lax.fori_loop(
-            0, max_batches, body, carry
+            0, data.max_batches, body, carry
         )
         if method.epoch_end is not None:
             context = method.epoch_end(client, params, batch_stats, context)

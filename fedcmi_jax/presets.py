@@ -54,6 +54,62 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "heads-only": ("lambda = 0: heads, no distillation", {"method": {"lam": 0.0}}),
+    "no-heads": ("beta = 0: distillation, no heads' loss", {"method": {"beta": 0.0}}),
+    "no-infiltration": (
+        "no infiltration projector: distil into the self-projection",
+        {"method": {"student": "self"}, "model": {"stand_in": "zero"}},
+    ),
+    "no-distillation": (
+        "FedCMI's model, heads and proximal term off: FedAvg on it",
+        {"method": {"lam": 0.0, "beta": 0.0, "mu": 0.0}},
+    ),
+    "fixed-temperature": (
+        # 1 / (1 + gamma ln u) at gamma 2 and a lead u of sqrt(e): a usual class-wise T.
+        "one T = 0.5 for all classes",
+        {"method": {"temperature": "fixed", "fixed_temperature": 0.5}},
+    ),
+    "no-temperature": ("T = 1", {"method": {"temperature": "none"}}),
+    "class-weights": (
+        "classes weighted by 1 / T instead of sharpened",
+        {"method": {"temperature": "weights"}},
+    ),
+    "local-teacher": ("the local model teaches", {"method": {"teacher": "local"}}),
+    "no-proximal": ("mu = 0", {"method": {"mu": 0.0}}),
+    "weak-to-strong": (
+        "the weakest modality teaches the others",
+        {"method": {"direction": "to_strong"}},
+    ),
+    "both-ways": ("both directions", {"method": {"direction": "both"}}),
+}
+"""FedCMI's ablations: name -> description and overrides of a preset that trains it."""
+
+
+def ablation(base: str, name: str) -> Preset:
+    """A preset of FedCMI with one of ``ABLATIONS`` applied.
+
+    Raises:
+      ValueError: Unknown ablation; suggests a close one.
+
+    Example:
+      >>> ablation("noisy-digits", "heads-only").values["method"]
+      {'name': 'fedcmi', 'lam': 0.0}
+    """
+    description, changes = ABLATIONS[lookup("ablation", name, ABLATIONS)]
+    values = dict(PRESETS[base].values)
+    for section, options in changes.items():
+        values[section] = values.get(section, {}) | options
+    return Preset(f"{base}, {description}", values)
+
+
+PRESETS |= {
+    f"{base}-{name}": ablation(base, name)
+    for base in ("noisy-digits", "synthetic")
+    for name in ABLATIONS
+}
+
+
 def preset(name: str) -> Config:
     """The configuration of a preset.
 

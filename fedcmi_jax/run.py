@@ -326,10 +326,10 @@ def _records(
 def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
     """Test metrics of a state's deployed model, on the host."""
     params = experiment.algorithm.deploy(state, experiment.federation)
-    params, batch_stats = params, state.batch_stats
+    what = (params, state.batch_stats, state.memory)
     if experiment.mesh is not None:  # one device per process does it
-        params, batch_stats = hosts.fetch((params, batch_stats))
-    return summarise(experiment.evaluate(params, batch_stats))
+        what = hosts.fetch(what)
+    return summarise(experiment.evaluate(*what))
 
 
 def _finish(

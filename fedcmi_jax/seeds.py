@@ -141,7 +141,7 @@ def _evaluate(
     def one(i: int) -> PyTree:
         state = jax.tree.map(lambda x: x[i], states)
         params = experiment.algorithm.deploy(state, experiment.federation)
-        return summarise(experiment.evaluate(params, state.batch_stats))
+        return summarise(experiment.evaluate(params, state.batch_stats, state.memory))
 
     rows = [one(i) for i in range(count)]
     result: dict[str, Any] = {}

@@ -61,6 +61,7 @@ class Outputs(NamedTuple):
         without projectors.
       infiltration: Modality -> [B, D], infiltration-projection c; ``{}`` likewise.
       infiltration_logits: Modality -> [B, C], head of c; ``{}`` likewise.
+      extra: What a method's own ``forward`` adds for its later hooks.
     """
 
     logits: Array
@@ -69,6 +70,7 @@ class Outputs(NamedTuple):
     self_logits: dict[str, Array]
     infiltration: dict[str, Array]
     infiltration_logits: dict[str, Array]
+    extra: PyTree = ()
 
 
 class Model(NamedTuple):
@@ -82,6 +84,10 @@ class Model(NamedTuple):
       apply: ``(params, batch_stats, batch, train) -> (Outputs, batch_stats)``. With
         ``train=True`` BatchNorm uses and updates the batch's statistics.
       fuse: ``(params, parts) -> logits``, the fused classifier on its own.
+      shares: ``(params, parts) -> {modality: [B, C]}``, each modality's own share of
+        the fused logits (they add up to them), biases shared out; None where fusion
+        does not separate (film, gated).
+      widths: Modality -> F, width of its encoder features.
       owned: ``available[M] -> prefix tree of params`` with 1.0 where a client with
         these modalities shares in the block's average.
       trained: The same for blocks that its local training may change.
@@ -93,6 +99,8 @@ class Model(NamedTuple):
     init: Callable[[Array], tuple[Params, Params]]
     apply: Callable[..., tuple[Outputs, Params]]
     fuse: Callable[[Params, dict[str, Array]], Array]
+    shares: Callable[[Params, dict[str, Array]], dict[str, Array]] | None
+    widths: dict[str, int]
     owned: Callable[[Array], Params]
     trained: Callable[[Array], Params]
 

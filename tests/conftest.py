@@ -11,7 +11,23 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # For the tests of the client axis; everything else runs on the first one.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_collection_modifyitems(items):
+    """Keeps what shares compiled programs in one worker: a file, or a method of it."""
+    for item in items:
+        values = getattr(item, "callspec", None)
+        method = values.params.get("method", "") if values else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {method}"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_do_not_pile_up():
+    """Thousands of compiled programs in one process exhaust its memory mappings."""
+    yield
+    jax.clear_caches()

@@ -29,10 +29,14 @@ def dataset(modalities=MODALITIES, seed=0) -> fc.data.Dataset:
     )
 
 
-def federation(available=AVAILABLE, modalities=MODALITIES, **options):
-    parts = fc.partition.Partition(np.arange(sum(SIZES)), np.array(SIZES))
-    table = np.array(available, bool)
-    return fc.build_federation(dataset(modalities), parts, table, **options)
+def parts():
+    return fc.partition.Partition(np.arange(sum(SIZES)), np.array(SIZES))
+
+
+def federation(available=AVAILABLE, modalities=MODALITIES, present=None, **options):
+    data = dataset(modalities)
+    data = data._replace(train=data.train._replace(available=present))
+    return fc.build_federation(data, parts(), np.array(available, bool), **options)
 
 
 def model(kind="two_projector", modalities=MODALITIES, fusion="concat", **options):
@@ -44,6 +48,17 @@ def model(kind="two_projector", modalities=MODALITIES, fusion="concat", **option
     return build(encoders, data.shapes, NUM_CLASSES, fusion=fusion, **options)
 
 
+@functools.cache
+def shared_algorithm(method, **options):
+    """One algorithm per method and options, so that its programs compile once."""
+    return algorithm(method, **options)
+
+
+@functools.cache
+def compiled(problem):
+    return jax.jit(problem.round)
+
+
 def algorithm(method, model_=None, **options):
     local = fc.LocalTraining(epochs=2, batch_size=4, learning_rate=0.1)
     defaults = {"clients_per_round": len(SIZES), "local": local}
@@ -53,7 +68,7 @@ def algorithm(method, model_=None, **options):
 def rounds(algorithm, federation, num_rounds=2, seed=0, jit=True):
     """Final state and the last round's info."""
     state = algorithm.init(jax.random.key(seed), federation)
-    step = jax.jit(algorithm.round) if jit else algorithm.round
+    step = compiled(algorithm) if jit else algorithm.round
     info = None
     for _ in range(num_rounds):
         state, info = step(state, federation)

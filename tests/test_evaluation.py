@@ -84,6 +84,39 @@ def test_views_equal_direct_computation(kind, batch_size):
     assert values == sorted(values)
 
 
+def test_personal_models_are_tested_each_with_its_own_modalities():
+    data, net, fed = dataset(), model("classifier"), federation()
+    params, stats = net.init(jax.random.key(3))
+    several = [net.init(jax.random.key(i))[0] for i in range(fed.num_clients)]
+    memory = jax.tree.map(lambda *x: jnp.stack(x), *several)
+    run = fc.build_evaluator(
+        net, data.test, fed, personal=lambda params, memory: memory
+    )
+    assert run(params, stats).personal_accuracy is None
+    ours = run(params, stats, memory)
+    for i, own in enumerate(several):
+        theirs = run(own, stats).client_accuracy[i]
+        np.testing.assert_allclose(ours.personal_accuracy[i], theirs, rtol=1e-6)
+    assert "personal_min" in evaluation.summarise(ours)
+
+
+def test_a_sample_that_lacks_a_modality_counts_for_the_others():
+    data, net, fed = dataset(), model("classifier"), federation()
+    n = data.test.size
+    present = np.ones((n, 2), bool)
+    present[: n // 2, 1] = False
+    params, stats = net.init(jax.random.key(3))
+    split = data.test._replace(available=present)
+    tables = fc.build_evaluator(net, split, fed)(params, stats).tables
+    first, second = MODALITIES
+    whole = fc.build_evaluator(net, data.test, fed)(params, stats).tables
+    np.testing.assert_array_equal(
+        tables[f"acc_{first}_zero"], whole[f"acc_{first}_zero"]
+    )
+    assert float(tables["acc"].sum()) == n
+    assert float(tables[f"acc_{second}_half"].sum()) == n - n // 2
+
+
 def test_client_class_counts():
     fed = federation()
     counts = evaluation.client_class_counts(fed, 4)

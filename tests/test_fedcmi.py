@@ -131,6 +131,28 @@ def test_distillation_loss_by_hand():
     np.testing.assert_allclose(loss, (math.log(2) + second) / 2, rtol=1e-6)
 
 
+def test_emphasis_weighs_losses_not_their_mean():
+    # Losses ln 2 and ln 2, emphasised 3 and 1, over two samples: 2 ln 2.
+    flat = jnp.zeros((2, 2))
+    loss = distillation_loss(
+        flat, flat, jnp.ones(2), jnp.ones(2), emphasis=jnp.array([3.0, 1.0])
+    )
+    assert float(loss) == pytest.approx(2 * math.log(2), rel=1e-6)
+
+
+def test_both_directions_are_the_sum_of_the_two():
+    def first_step(**options):
+        local = fc.LocalTraining(batch_size=16, learning_rate=0.1)
+        method = fc.methods.fedcmi(warmup_rounds=0, **options)
+        _, info = rounds(algorithm(method, local=local), federation(), 1)
+        total, weight = info.metrics["loss_infiltration"]
+        return float(total / weight)
+
+    parts = [first_step(direction=d) for d in ("to_weak", "to_strong")]
+    assert parts[0] != parts[1]
+    assert first_step(direction="both") == pytest.approx(sum(parts), rel=1e-5)
+
+
 def test_no_gradient_into_the_teacher():
     student = jnp.array([[0.3, 0.1]])
     gradient = jax.grad(distillation_loss)(
@@ -168,7 +190,10 @@ def trained(**options):
 
 
 OPTIONS = {
-    "temperature": ["fixed", "none"],
+    "temperature": ["weights", "none"],
+    "direction": ["to_strong", "both"],
+    "student": ["self"],
+    "teacher": ["local"],
     "dominance": ["batch_global", "round_global", "server"],
     "ratio_mean": ["geometric"],
     "warmup_rounds": [0, 5],
@@ -245,7 +270,7 @@ def test_multimodal_only_heads_ignore_single_modality_clients():
 
 def test_server_ratio_is_the_sample_weighted_mean():
     method = fc.methods.fedcmi(mu=0.0, dominance="server")
-    shared = method.init_shared(_TwoModalities, {})
+    shared = method.init_shared(_TwoModalities, {}, 5)
     np.testing.assert_array_equal(shared.ratios, [1, 1])
     upload = (jnp.array([3.0 * 10 + 0.5 * 30, 40.0]), jnp.array(40.0))
     merged = method.merge(shared, upload, None)

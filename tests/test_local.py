@@ -99,7 +99,7 @@ def test_one_client_is_ordinary_training():
     fed = federation(np.ones((5, 2), bool))
     local = fc.LocalTraining(epochs=2, batch_size=4, learning_rate=0.1, shuffle=False)
 
-    def only_the_third(key, fed, cohort_size):
+    def only_the_third(server, key):
         ids = jnp.array([2], jnp.int32)
         return ids, fed.available[ids]
 
@@ -108,7 +108,7 @@ def test_one_client_is_ordinary_training():
     start = problem.init(jax.random.key(0), fed)
     state, _ = jax.jit(problem.round)(start, fed)
 
-    optimizer = local.optimizer(jnp.array(0.1))
+    optimizer = fc.torch_sgd()(jnp.array(0.1))
     params, opt_state = start.params, optimizer.init(start.params)
     offset = int(fed.offsets[2])
     for _ in range(2):

@@ -27,6 +27,13 @@ def test_methods_table_is_complete():
     assert set(rows) == set(fc.methods.REGISTRY)
 
 
+def test_hooks_named_are_those_the_method_fills():
+    for name, factory in fc.methods.REGISTRY.items():
+        row = re.search(rf"^\| `{name}` \|.*$", TEXT, re.MULTILINE).group()
+        cell = row.split("|")[3]
+        assert tuple(re.findall(r"`(\w+)`", cell)) == fc.methods.hooks(factory()), name
+
+
 def test_files_named_exist():
     root = pathlib.Path(fc.__file__).parent
     for name in re.findall(r"`(methods/\w+\.py)`", TEXT):

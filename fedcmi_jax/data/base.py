@@ -12,11 +12,14 @@ class Split(NamedTuple):
       inputs: Modality name -> [n, ...] float32; images are [n, height, width, channel].
       labels: [n] int32 in [0, C).
       clients: [n] int32 natural client ids (speaker, volunteer...), or None.
+      available: [n, M] bool, which modalities a sample has, in the data set's order;
+        what it lacks may hold any finite number. None: all of them.
     """
 
     inputs: dict[str, np.ndarray]
     labels: np.ndarray
     clients: np.ndarray | None = None
+    available: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -92,4 +95,16 @@ def check_dataset(dataset: Dataset) -> Dataset:
             raise ValueError(
                 f"{where}: {len(split.clients)} client ids for {split.size} labels"
             )
+        if split.available is not None:
+            table = np.asarray(split.available)
+            if table.shape != (split.size, len(dataset.modalities)):
+                raise ValueError(
+                    f"{where}: availability table of shape {table.shape}, expected "
+                    f"{(split.size, len(dataset.modalities))}: samples x modalities"
+                )
+            empty = np.flatnonzero(~table.astype(bool).any(axis=1))
+            if empty.size:
+                raise ValueError(
+                    f"{where}, row {empty[0]}: the sample has no modality; drop it"
+                )
     return dataset

@@ -1,7 +1,8 @@
 """What a federated method is: a record of pure hooks.
 
-Every hook sees ONE client; the round maps them over the cohort. The record of defaults
-is FedAvg. ``chain`` composes two records.
+Every client hook sees ONE client; the round maps them over the cohort. The few server
+hooks (probe, select, merge, conclude) run once per round. The record of defaults is
+FedAvg; ``compose.chain`` makes one record of two.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class Client(NamedTuple):
       data: The client's samples.
       round: int32, counted from 0.
       learning_rate: float32.
+      augmented: Whether training batches are augmented, so that what was computed on
+        stored samples is not what a step's batch gives (static).
     """
 
     model: Model
@@ -39,6 +42,12 @@ class Client(NamedTuple):
     data: ClientData
     round: Array
     learning_rate: Array
+    augmented: bool = False
+
+    @property
+    def available(self) -> dict[str, Array]:
+        """Modality -> float32, 1 if the client uses it in this round."""
+        return {m: self.data.available[i] for i, m in enumerate(self.model.modalities)}
 
 
 class Step(NamedTuple):
@@ -58,15 +67,53 @@ class Step(NamedTuple):
 
 
 class Cohort(NamedTuple):
-    """What ``Method.merge`` knows of the round.
+    """What ``Method.merge`` and ``Method.conclude`` know of the round.
 
     Attributes:
-      num_clients: N.
+      model: The model's pure functions.
+      federation: The federation.
+      ids: [K] int32 client ids.
+      use: [K, M] float32, modalities each one trained with.
+      accepted: [K] bool, whose updates were finite.
       num_accepted: float32, clients behind the sums.
     """
 
-    num_clients: int
+    model: Model
+    federation: Federation
+    ids: Array
+    use: Array
+    accepted: Array
     num_accepted: Array
+
+
+class Server(NamedTuple):
+    """What ``Method.probe`` and ``Method.select`` see, before a round's training.
+
+    Attributes:
+      model: The model's pure functions.
+      params: Global parameters.
+      batch_stats: Global BatchNorm statistics.
+      shared: The method's server-side extras.
+      memory: The method's per-client memory, leaves [N, ...].
+      federation: The federation.
+      cohort_size: K.
+      round: int32, counted from 0.
+      map: ``(fn, ids[n], use[n, M]) -> tree [n, ...]`` with ``fn: (client, key) ->
+        tree`` of one client. Dealt to devices as a round's training is.
+      train: ``(method, epochs, client, key) -> Finished``, for use inside that ``fn``:
+        the client's local training under another method's hooks.
+    """
+
+    model: Model
+    params: Params
+    batch_stats: Params
+    shared: PyTree
+    memory: PyTree
+    federation: Federation
+    cohort_size: int
+    round: Array
+    map: Callable[..., PyTree]
+    train: Callable[..., "Finished"]
 
 
 class Finished(NamedTuple):
@@ -83,9 +130,10 @@ class Finished(NamedTuple):
     num_steps: Array
 
 
-def _forward(
+def default_forward(
     client: Client, params: Params, batch_stats: Params, batch: Batch, context: Any
 ) -> tuple[Outputs, Params]:
+    """The model in training mode: the default of ``Method.forward``."""
     del context
     return client.model.apply(params, batch_stats, batch, True)
 
@@ -96,7 +144,11 @@ class Method(NamedTuple):
     Attributes:
       name: Registry name.
       needs_projectors: Whether it needs a model with projectors.
-      init_shared: ``(model, params) -> Shared``, server-side extras.
+      momentum: Of the clients' SGD, unless the user gives an optimizer.
+      check: ``(model, clients_per_round) -> None``, raises ``ValueError`` where the
+        method is not defined.
+      parts: The methods a chain is made of.
+      init_shared: ``(model, params, num_clients) -> Shared``, server-side extras.
       init_client: ``(model, params) -> Memory``, remembered per client across rounds.
       start: ``(params, memory) -> params``, puts a client's personal blocks in.
       begin: ``(client, key) -> (Context, Sums)``, once per client and round; the sums
@@ -113,18 +165,24 @@ class Method(NamedTuple):
       merge: ``(shared, upload, cohort) -> Shared``.
       owned: ``(weights, available[M]) -> weights``, changes who shares in the average
         of which block (prefix tree of the parameters).
+      probe: ``(server, key) -> (Shared, Memory)``, at the start of a round, or None.
+      select: ``(server, key) -> (ids[K], use[K, M])``, or None for uniform sampling
+        without replacement. The key depends on seed and round only.
+      conclude: ``(shared, memory, cohort) -> (Shared, Memory)`` with the memory of all
+        clients [N, ...], at the end of a round, or None.
       deploy: ``(params, memory, federation) -> params``, the model to evaluate.
-      select: ``(key, federation, cohort_size) -> (ids[K], use[K, M])``, or None for
-        uniform sampling without replacement.
     """
 
     name: str = "fedavg"
     needs_projectors: bool = False
-    init_shared: Callable[[Model, Params], PyTree] = lambda model, params: ()
+    momentum: float = 0.9
+    check: Callable[[Model, int], None] = lambda model, clients_per_round: None
+    parts: tuple["Method", ...] = ()
+    init_shared: Callable[[Model, Params, int], PyTree] = lambda model, params, n: ()
     init_client: Callable[[Model, Params], PyTree] = lambda model, params: ()
     start: Callable[[Params, PyTree], Params] = lambda params, memory: params
     begin: Callable[[Client, Array], tuple[PyTree, Sums]] = lambda client, key: ((), {})
-    forward: Callable[..., tuple[Outputs, Params]] = _forward
+    forward: Callable[..., tuple[Outputs, Params]] = default_forward
     loss: Callable[[Client, Outputs, Batch, PyTree], tuple[Array, Sums]] = (
         lambda client, outputs, batch, context: (jnp.zeros(()), {})
     )
@@ -140,10 +198,12 @@ class Method(NamedTuple):
         shared
     )
     owned: Callable[[Params, Array], Params] = lambda weights, available: weights
+    probe: Callable[[Server, Array], tuple[PyTree, PyTree]] | None = None
+    select: Callable[[Server, Array], tuple[Array, Array]] | None = None
+    conclude: Callable[[PyTree, PyTree, Cohort], tuple[PyTree, PyTree]] | None = None
     deploy: Callable[[Params, PyTree, Federation], Params] = (
         lambda params, memory, federation: params
     )
-    select: Callable[[Array, Federation, int], tuple[Array, Array]] | None = None
 
 
 FEDAVG = Method()
@@ -176,121 +236,6 @@ def proximal(mu: float | Array) -> Method:
     return Method(name="proximal", grads=grads)
 
 
-def chain(first: Method, second: Method) -> Method:
-    """Both methods at once: losses add, gradients pass through first, then second.
-
-    Contexts, memories, shared states and uploads become pairs. A hook that replaces
-    something whole (forward, select) may be set in one of the two.
-
-    Args:
-      first: A method.
-      second: Another.
-
-    Returns:
-      Their composition, named ``first+second``.
-
-    Raises:
-      ValueError: Both replace the forward pass or the choice of clients.
-
-    Example:
-      >>> import fedcmi_jax as fc
-      >>> fc.chain(fc.methods.fedcmi(mu=0.0), fc.methods.fedprox(mu=0.1)).name
-      'fedcmi+fedprox'
-    """
-    for hook in ("forward", "select"):
-        set_by = [m.name for m in (first, second) if _is_set(m, hook)]
-        if len(set_by) == 2:
-            raise ValueError(
-                f"chain: both {set_by[0]!r} and {set_by[1]!r} replace {hook!r}; "
-                "chain methods of which at most one does"
-            )
-    pair = (first, second)
-
-    def split(client: Client, i: int) -> Client:
-        return client._replace(shared=client.shared[i], memory=client.memory[i])
-
-    def start(params: Params, memory: PyTree) -> Params:
-        return second.start(first.start(params, memory[0]), memory[1])
-
-    def begin(client: Client, key: Array) -> tuple[PyTree, Sums]:
-        keys = jax.random.split(key)
-        contexts, sums = zip(
-            *(m.begin(split(client, i), keys[i]) for i, m in enumerate(pair)),
-            strict=True,
-        )
-        return contexts, sums[0] | sums[1]
-
-    def forward(client, params, batch_stats, batch, context):
-        i = 1 if _is_set(second, "forward") else 0
-        return pair[i].forward(split(client, i), params, batch_stats, batch, context[i])
-
-    def loss(client, outputs, batch, context):
-        terms, sums = zip(
-            *(
-                m.loss(split(client, i), outputs, batch, context[i])
-                for i, m in enumerate(pair)
-            ),
-            strict=True,
-        )
-        return terms[0] + terms[1], sums[0] | sums[1]
-
-    def grads(client, grads, step, context):
-        keys = jax.random.split(step.key)
-        for i, m in enumerate(pair):
-            own_step = step._replace(key=keys[i])
-            grads = m.grads(split(client, i), grads, own_step, context[i])
-        return grads
-
-    def step_end(client, step, context):
-        return tuple(
-            m.step_end(split(client, i), step, c) if m.step_end else c
-            for i, (m, c) in enumerate(zip(pair, context, strict=True))
-        )
-
-    def epoch_end(client, params, batch_stats, context):
-        return tuple(
-            m.epoch_end(split(client, i), params, batch_stats, c) if m.epoch_end else c
-            for i, (m, c) in enumerate(zip(pair, context, strict=True))
-        )
-
-    def finish(client, finished, context):
-        uploads, memories = zip(
-            *(
-                m.finish(split(client, i), finished, context[i])
-                for i, m in enumerate(pair)
-            ),
-            strict=True,
-        )
-        return uploads, memories
-
-    def deploy(params, memory, federation):
-        params = first.deploy(params, memory[0], federation)
-        return second.deploy(params, memory[1], federation)
-
-    return Method(
-        name=f"{first.name}+{second.name}",
-        needs_projectors=first.needs_projectors or second.needs_projectors,
-        init_shared=lambda *a: tuple(m.init_shared(*a) for m in pair),
-        init_client=lambda *a: tuple(m.init_client(*a) for m in pair),
-        start=start,
-        begin=begin,
-        forward=forward
-        if _is_set(first, "forward") or _is_set(second, "forward")
-        else _forward,
-        loss=loss,
-        grads=grads,
-        step_end=step_end if first.step_end or second.step_end else None,
-        epoch_end=epoch_end if first.epoch_end or second.epoch_end else None,
-        finish=finish,
-        merge=lambda shared, upload, cohort: tuple(
-            m.merge(s, u, cohort) for m, s, u in zip(pair, shared, upload, strict=True)
-        ),
-        owned=lambda weights, a: second.owned(first.owned(weights, a), a),
-        deploy=deploy,
-        select=first.select or second.select,
-    )
-
-
 def check_not_negative(**values: float | Array) -> None:
     """Refuses negative or NaN coefficients; traced values pass unchecked.
 
@@ -302,5 +247,57 @@ def check_not_negative(**values: float | Array) -> None:
             raise ValueError(f"{name}: {value} is not >= 0; give 0 or more")
 
 
-def _is_set(method: Method, hook: str) -> bool:
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Refuses a value that is none of a ``Literal``'s.
+
+    Raises:
+      ValueError: Names the argument, its value and the choices.
+    """
+    if value not in choices.__args__:
+        raise ValueError(
+            f"{name}: unknown {value!r}; choose from {list(choices.__args__)}"
+        )
+
+
+def check_window(first_round: int, last_round: int) -> None:
+    """Refuses an empty window of rounds.
+
+    Raises:
+      ValueError: Names the argument, its value and the remedy.
+    """
+    if not 0 <= first_round <= last_round:
+        raise ValueError(
+            f"last_round: {last_round} comes before first_round {first_round}; give "
+            "0 <= first_round <= last_round"
+        )
+
+
+def complete_samples(client: Client, batch: Batch) -> Array:
+    """[B], 1 for real samples with all modalities of a client that has several."""
+    available = client.data.available
+    complete = (batch.available.sum(1) == available.sum()) & (available.sum() >= 2)
+    return batch.valid * complete
+
+
+def in_window(round: Array, first_round: int, last_round: int) -> Array:
+    """1.0 in the rounds first..last (counted from 0, both included), else 0.0."""
+    return ((round >= first_round) & (round <= last_round)).astype(jnp.float32)
+
+
+def is_set(method: Method, hook: str) -> bool:
+    """Whether a method has its own hook of that name."""
     return getattr(method, hook) is not Method._field_defaults[hook]
+
+
+HOOKS = tuple(
+    name
+    for name in Method._fields
+    if name not in ("name", "needs_projectors", "momentum", "check", "parts")
+)
+"""Names of the hooks."""
+
+
+def hooks(method: Method) -> tuple[str, ...]:
+    """The hooks that a method, or a part of it, replaces, in the record's order."""
+    parts = method.parts or (method,)
+    return tuple(name for name in HOOKS if any(is_set(m, name) for m in parts))

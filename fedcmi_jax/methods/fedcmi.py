@@ -30,18 +30,22 @@ from fedcmi_jax.methods.base import (
     Cohort,
     Finished,
     Method,
-    chain,
+    check_choice,
     check_not_negative,
     proximal,
 )
+from fedcmi_jax.methods.compose import chain
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
 
 PERSONAL_BLOCKS = ("infiltration_projector", "head")
 """What ``personal_infiltration`` keeps at the client (methods 1.9, D8)."""
 
-Temperature = Literal["class", "fixed", "none"]
+Temperature = Literal["class", "weights", "fixed", "none"]
 Dominance = Literal["batch_local", "batch_global", "round_global", "server"]
 Disagreement = Literal["keep", "neutral"]
+Direction = Literal["to_weak", "to_strong", "both"]
+Student = Literal["infiltration", "self"]
+Teacher = Literal["global", "local"]
 
 
 class Context(NamedTuple):
@@ -51,8 +55,10 @@ class Context(NamedTuple):
       teacher: [L, M, C] logits of the global model's self-projections, eval mode.
       dominant: int32, the modality that rules the round (by r-bar or the server).
       statistics_dominant: int32, the modality whose lead the temperatures describe.
-      temperatures: [M, C], T of each weaker modality as a student.
+      temperatures: [M, C], T of each weaker modality as a student; with
+        temperature=weights 1 / T weighs the samples instead.
       ratios: [M], r-bar of each modality against the client's last one.
+      ruling_ratios: [M], those that ``dominant`` comes from: these, or the server's.
       multimodal: float32, 1 if the client has at least two modalities.
       active: float32, 1 once the warm-up is over.
     """
@@ -62,6 +68,7 @@ class Context(NamedTuple):
     statistics_dominant: Array
     temperatures: Array
     ratios: Array
+    ruling_ratios: Array
     multimodal: Array
     active: Array
 
@@ -81,6 +88,9 @@ def fedcmi(
     temperature: Temperature = "class",
     fixed_temperature: float = 1.0,
     min_temperature: float = 0.1,
+    direction: Direction = "to_weak",
+    student: Student = "infiltration",
+    teacher: Teacher = "global",
     dominance: Dominance = "batch_local",
     on_disagreement: Disagreement = "keep",
     ratio_mean: RatioMean = "arithmetic",
@@ -95,7 +105,10 @@ def fedcmi(
         + lam sum_{k != d} mean_j H(sg softmax(g_d^G(s_d^G) / T), softmax(g_k(c_k) / T))
     plus mu/2 ||w - w_G||^2; a client with one modality minimises CE(z, y) and the
     proximal term. T = T_k[y_j]. ^G is the round's global model in eval mode: frozen, so
-    its logits are computed once per round and gathered by sample.
+    its logits are computed once per round and gathered by sample, or in every step if
+    batches are augmented (the round's statistics are of the stored samples). Where
+    samples lack a modality, each term is over the samples that have what it needs and
+    at least two modalities; the others give CE(z, y).
 
     Deviations from the public code, all options: mu is 0.01, not 1.0; temperatures are
     bounded from below by 0.1, not by 0; probabilities are clamped; without class-wise
@@ -106,9 +119,16 @@ def fedcmi(
       beta: Weight of the self-projection heads' cross-entropies, >= 0 (public code: 2).
       gamma: Sharpness of the class-wise temperatures, >= 0 (public code: 2).
       mu: Strength of the proximal term, >= 0; 0 switches it off (public code: 1).
-      temperature: Class-wise T, one fixed T, or none (T = 1).
-      fixed_temperature: T of temperature=fixed, > 0 (public code: 1).
+      temperature: Class-wise T; one fixed T; none (T = 1); or weights: the fixed T,
+        and class c's samples count 1 + gamma ln u_c = 1 / T_c times (methods 1.9, D2).
+      fixed_temperature: T of temperature=fixed and weights, > 0 (public code: 1).
       min_temperature: Lower bound of class-wise T, in [0, 1]; 0 is the public code.
+      direction: Who learns from whom: every weaker modality from the dominant one,
+        every other one from the weakest, or both.
+      student: What is distilled into: the infiltration projection c, or the
+        self-projection s (an ablation; model.stand_in=zero goes with it).
+      teacher: The round's global model, or the local model itself, without gradient
+        (an ablation; temperatures stay the global model's).
       dominance: Who decides the direction: the local model per batch, the global model
         per batch, the client's r-bar of the round, or the last cohort's r-bar weighted
         by samples.
@@ -145,13 +165,16 @@ def fedcmi(
         )
     if warmup_rounds < 0:
         raise ValueError(f"warmup_rounds: {warmup_rounds} is negative; give 0 or more")
-    _check_choice("temperature", temperature, Temperature)
-    _check_choice("dominance", dominance, Dominance)
-    _check_choice("on_disagreement", on_disagreement, Disagreement)
-    _check_choice("ratio_mean", ratio_mean, RatioMean)
+    check_choice("temperature", temperature, Temperature)
+    check_choice("direction", direction, Direction)
+    check_choice("student", student, Student)
+    check_choice("teacher", teacher, Teacher)
+    check_choice("dominance", dominance, Dominance)
+    check_choice("on_disagreement", on_disagreement, Disagreement)
+    check_choice("ratio_mean", ratio_mean, RatioMean)
 
-    def init_shared(model: Model, params: Params) -> Ratios:
-        del params
+    def init_shared(model: Model, params: Params, num_clients: int) -> Ratios:
+        del params, num_clients
         return Ratios(jnp.ones(len(model.modalities)))
 
     def begin(client: Client, key: Array) -> tuple[Context, Sums]:
@@ -162,18 +185,17 @@ def fedcmi(
             outputs, _ = model.apply(client.params, client.batch_stats, batch, False)
             return _self_logits(model, outputs)
 
-        teacher = jax.lax.stop_gradient(data.map(self_logits))
+        global_logits = jax.lax.stop_gradient(data.map(self_logits))
+        stored = data.stored()
+        complete = stored.available.sum(1) == data.available.sum()
         probabilities, present = class_probabilities(
-            teacher, data.stored().labels, data.measured(), model.num_classes
+            global_logits, stored.labels, data.measured() * complete, model.num_classes
         )
         ratios = mean_ratios(probabilities, present, data.available, ratio_mean)
         local = argmax_last(jnp.where(data.available > 0, ratios, -jnp.inf))
-        if dominance == "server":
-            server = jnp.where(data.available > 0, client.shared.ratios, -jnp.inf)
-            ruler = argmax_last(server)
-        else:
-            ruler = local
-        if temperature == "class":
+        ruling = client.shared.ratios if dominance == "server" else ratios
+        ruler = argmax_last(jnp.where(data.available > 0, ruling, -jnp.inf))
+        if temperature in ("class", "weights"):
             temperatures = class_temperatures(
                 probabilities,
                 present,
@@ -183,15 +205,17 @@ def fedcmi(
                 min_temperature=min_temperature,
             )
         else:
-            value = fixed_temperature if temperature == "fixed" else 1.0
-            temperatures = jnp.full_like(probabilities, value)
+            temperatures = jnp.ones_like(probabilities)
+            if temperature == "fixed":
+                temperatures = jnp.full_like(probabilities, fixed_temperature)
         multimodal = (data.available.sum() >= 2).astype(jnp.float32)
         context = Context(
-            teacher=teacher,
+            teacher=global_logits,
             dominant=ruler,
             statistics_dominant=local,
             temperatures=temperatures,
             ratios=ratios,
+            ruling_ratios=ruling,
             multimodal=multimodal,
             active=(client.round >= warmup_rounds).astype(jnp.float32),
         )
@@ -201,37 +225,66 @@ def fedcmi(
         client: Client, outputs: Outputs, batch: Batch, context: Context
     ) -> tuple[Array, Sums]:
         modalities = client.model.modalities
-        available = client.data.available
-        samples = batch.valid * context.multimodal
+        several = (batch.available.sum(1) >= 2) * context.multimodal
+        samples = batch.valid * several
         count = samples.sum()
         self_logits = _self_logits(client.model, outputs)
-        teacher = context.teacher[batch.positions]
+        if client.augmented:
+            seen, _ = client.model.apply(
+                client.params, client.batch_stats, batch, False
+            )
+            global_logits = jax.lax.stop_gradient(_self_logits(client.model, seen))
+        else:
+            global_logits = context.teacher[batch.positions]
+        teaching = jax.lax.stop_gradient(self_logits)
+        if teacher == "global":
+            teaching = global_logits
+        students = outputs.self_logits
+        if student == "infiltration":
+            students = outputs.infiltration_logits
 
         log_probs = at_labels(jax.nn.log_softmax(self_logits), batch.labels)
-        head_losses = -(log_probs * samples[:, None]).sum(0)
-        head = (head_losses * available).sum() / jnp.maximum(count, 1.0)
+        has = samples[:, None] * batch.available
+        head_losses = -(log_probs * has).sum(0) / jnp.maximum(has.sum(0), 1.0)
+        head = head_losses.sum()
 
-        direction = _direction(
-            dominance, context, self_logits, teacher, batch, available
+        strong, weak = _strong_and_weak(
+            dominance, context, self_logits, global_logits, batch, client.data.available
         )
-        teacher_logits = jnp.take(teacher, direction, axis=1)
-        agrees = direction == context.statistics_dominant
+
+        def distil(source: Array) -> Array:
+            """Everybody else learns from modality ``source``."""
+            teacher_logits = jnp.take(teaching, source, axis=1)
+            taught = jnp.take(batch.available, source, axis=1) * samples
+            agrees = strong == context.statistics_dominant
+            total = jnp.zeros(())
+            for k, modality in enumerate(modalities):
+                # The temperatures describe the pair (statistics' dominant, other one).
+                # If the batch points the other way, the pair is the same: read it at
+                # the teaching modality.
+                row = jnp.where(k == context.statistics_dominant, source, k)
+                by_class = context.temperatures[row]
+                if on_disagreement == "neutral" and temperature in ("class", "weights"):
+                    by_class = jnp.where(agrees, by_class, 1.0)
+                sharpness = by_class[batch.labels]
+                emphasis = jnp.ones_like(sharpness)
+                if temperature == "weights":
+                    emphasis = 1.0 / sharpness
+                    sharpness = jnp.full_like(sharpness, fixed_temperature)
+                total = total + (k != source) * distillation_loss(
+                    teacher_logits,
+                    students[modality],
+                    sharpness,
+                    taught * batch.available[:, k],
+                    emphasis,
+                )
+            return total
+
         infiltration = jnp.zeros(())
-        for k, modality in enumerate(modalities):
-            # The temperatures describe the pair (statistics' dominant, other one). If
-            # the batch points the other way, the pair is the same: read it at the
-            # batch's dominant modality.
-            row = jnp.where(k == context.statistics_dominant, direction, k)
-            by_class = context.temperatures[row]
-            if on_disagreement == "neutral" and temperature == "class":
-                by_class = jnp.where(agrees, by_class, 1.0)
-            learns = available[k] * (k != direction)
-            infiltration = infiltration + learns * distillation_loss(
-                teacher_logits,
-                outputs.infiltration_logits[modality],
-                by_class[batch.labels],
-                samples,
-            )
+        if direction in ("to_weak", "both"):
+            infiltration = infiltration + distil(strong)
+        if direction in ("to_strong", "both"):
+            infiltration = infiltration + distil(weak)
         infiltration = infiltration * context.active
         sums = {
             "loss_head": (head * count, count),
@@ -291,14 +344,23 @@ def _self_logits(model: Model, outputs: Outputs) -> Array:
     return jnp.stack([outputs.self_logits[m] for m in model.modalities], axis=1)
 
 
-def _direction(dominance, context, self_logits, teacher, batch, available) -> Array:
-    """Index of the modality that teaches in this batch."""
+def _strong_and_weak(
+    dominance, context, self_logits, global_logits, batch, available
+) -> tuple[Array, Array]:
+    """Indices of the dominant and of the weakest modality of this batch.
+
+    By the scores of the batch's complete samples, or by r-bar for the whole round.
+    """
     if dominance in ("round_global", "server"):
-        return context.dominant
-    judge = self_logits if dominance == "batch_local" else teacher
+        lead = jnp.where(available > 0, context.ruling_ratios, jnp.inf)
+        weakest = jnp.argmin(lead)
+        return context.dominant, weakest
+    judge = self_logits if dominance == "batch_local" else global_logits
     probs = jax.nn.softmax(jax.lax.stop_gradient(judge))
-    scores = (at_labels(probs, batch.labels) * batch.valid[:, None]).sum(0)
-    return argmax_last(jnp.where(available > 0, scores, -1.0))
+    complete = batch.valid * (batch.available.sum(1) == available.sum())
+    scores = (at_labels(probs, batch.labels) * complete[:, None]).sum(0)
+    strong = argmax_last(jnp.where(available > 0, scores, -1.0))
+    return strong, jnp.argmin(jnp.where(available > 0, scores, jnp.inf))
 
 
 def _report(model: Model, context: Context, present: Array, available: Array) -> Sums:
@@ -340,9 +402,3 @@ def _mean_personal_blocks(
                 memory[kind][modality],
             )
     return params | mean
-
-
-def _check_choice(name: str, value: str, choices) -> None:
-    options = choices.__args__
-    if value not in options:
-        raise ValueError(f"{name}: unknown {value!r}; choose from {list(options)}")

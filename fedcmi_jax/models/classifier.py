@@ -1,6 +1,6 @@
 """The base multimodal classifier: one encoder per modality and a fusion (methods 0)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -57,7 +57,7 @@ class Encoders:
             new_stats[m] = updated.get("batch_stats", {})
         return features, new_stats
 
-    def widths(self, params: Params, stats: Params) -> dict[str, int]:
+    def widths(self) -> dict[str, int]:
         """Width F of every encoder."""
         batch = Batch(
             {m: jnp.zeros((1, *self.shapes[m])) for m in self.modalities},
@@ -67,7 +67,7 @@ class Encoders:
             positions=jnp.zeros(1, jnp.int32),
         )
         features, _ = jax.eval_shape(
-            lambda p, s: self.apply(p, s, batch, False), params, stats
+            lambda key: self.apply(*self.init(key), batch, False), jax.random.key(0)
         )
         return {m: features[m].shape[-1] for m in self.modalities}
 
@@ -93,6 +93,21 @@ def fusion_module(
 def run(module: nn.Module, params: Params, x: Any) -> Array:
     """Output of a module without state."""
     return cast(Array, module.apply({"params": params}, x))
+
+
+def fusion_shares(
+    fuser: nn.Module, modalities: tuple[str, ...]
+) -> Callable[[Params, dict[str, Array]], dict[str, Array]] | None:
+    """``Model.shares`` of a fusion, or None if it is no sum over modalities."""
+    split = getattr(fuser, "shares", None)
+    if split is None:
+        return None
+
+    def shares(params: Params, parts: dict[str, Array]) -> dict[str, Array]:
+        terms = split(params["fusion"], [parts[m] for m in modalities])
+        return dict(zip(modalities, terms, strict=True))
+
+    return shares
 
 
 def owner_weights(available: Array, modalities: tuple[str, ...]) -> Params:
@@ -125,12 +140,12 @@ def classifier(
     """
     stack = Encoders(encoders, shapes)
     modalities = stack.modalities
+    widths = stack.widths()
     fuser = fusion_module(fusion, num_classes, modalities)
 
     def init(key: Array) -> tuple[Params, Params]:
         encoder_key, fusion_key = jax.random.split(key)
         params, stats = stack.init(encoder_key)
-        widths = stack.widths(params, stats)
         zeros = [jnp.zeros((1, widths[m])) for m in modalities]
         fusion_params = fuser.init(fusion_key, zeros)["params"]
         return {"encoder": params, "fusion": fusion_params}, {"encoder": stats}
@@ -164,4 +179,15 @@ def classifier(
             "fusion": jnp.ones(()),
         }
 
-    return Model(modalities, num_classes, False, init, apply, fuse, owned, owned)
+    return Model(
+        modalities=modalities,
+        num_classes=num_classes,
+        has_projectors=False,
+        init=init,
+        apply=apply,
+        fuse=fuse,
+        shares=fusion_shares(fuser, modalities),
+        widths=widths,
+        owned=owned,
+        trained=owned,
+    )

@@ -7,14 +7,18 @@ With x, y the first and second modality's D-vectors:
   gated   z = Linear(sigmoid(Linear(x)) * Linear(y))
 concat and sum take any number of modalities; film and gated are defined for two.
 A missing modality is a zero vector, also where the public code has no such forward.
+
+Where z is a sum over modalities, ``shares`` gives the summands: z_m = W_m x_m + b / M
+for concat, W_m x_m + b_m for sum (methods 6).
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedcmi_jax.models.layers import dense
-from fedcmi_jax.types import Array
+from fedcmi_jax.types import Array, Params
 
 
 class Concat(nn.Module):
@@ -26,6 +30,17 @@ class Concat(nn.Module):
     def __call__(self, parts: list[Array]) -> Array:
         """Maps M arrays [B, D] to [B, C]."""
         return dense(self.num_classes, "out")(jnp.concatenate(parts, axis=-1))
+
+    @staticmethod
+    def shares(params: Params, parts: list[Array]) -> list[Array]:
+        """W_m x_m + b / M for each of the M parts."""
+        kernel, bias = params["out"]["kernel"], params["out"]["bias"]
+        ends = np.cumsum([x.shape[-1] for x in parts])
+        rows = np.split(np.arange(ends[-1]), ends[:-1])
+        return [
+            x @ kernel[r[0] : r[-1] + 1] + bias[None] / len(parts)
+            for x, r in zip(parts, rows, strict=True)
+        ]
 
 
 class Sum(nn.Module):
@@ -41,6 +56,15 @@ class Sum(nn.Module):
         for term in terms[1:]:
             total = total + term
         return total
+
+    @staticmethod
+    def shares(params: Params, parts: list[Array]) -> list[Array]:
+        """W_m x_m + b_m for each of the M parts."""
+        layers = [params[f"out{i}"] for i in range(len(parts))]
+        return [
+            x @ p["kernel"] + p["bias"][None]
+            for x, p in zip(parts, layers, strict=True)
+        ]
 
 
 class Film(nn.Module):

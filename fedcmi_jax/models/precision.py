@@ -18,7 +18,7 @@ def mixed_precision(model: Model, dtype: jnp.dtype | type = jnp.bfloat16) -> Mod
       dtype: Float type to compute in.
 
     Returns:
-      The model with another ``apply`` and ``fuse``.
+      The model with another ``apply``, ``fuse`` and ``shares``.
 
     Example:
       >>> import fedcmi_jax as fc
@@ -40,7 +40,14 @@ def mixed_precision(model: Model, dtype: jnp.dtype | type = jnp.bfloat16) -> Mod
         logits = model.fuse(_cast(params, dtype), _cast(parts, dtype))
         return logits.astype(jnp.float32)
 
-    return model._replace(apply=apply, fuse=fuse)
+    def shares(params: Params, parts: dict[str, Array]) -> dict[str, Array]:
+        assert model.shares is not None  # noqa: S101 (only set below if it is)
+        logits = model.shares(_cast(params, dtype), _cast(parts, dtype))
+        return _cast(logits, jnp.float32)
+
+    return model._replace(
+        apply=apply, fuse=fuse, shares=shares if model.shares else None
+    )
 
 
 def _cast(tree: PyTree, dtype: jnp.dtype | type) -> PyTree:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fedcmi_jax.models.classifier import (
     Encoders,
     fusion_module,
+    fusion_shares,
     owner_weights,
     run,
 )
@@ -39,6 +40,7 @@ def two_projector(
     fusion: str = "concat",
     projector: str = "linear",
     width: int = 512,
+    stand_in: str = "infiltration",
 ) -> Model:
     """h_m = enc_m(x_m), s_m = SP_m(h_m), c_m = IP_m(h_m), heads g_m on both.
 
@@ -58,13 +60,20 @@ def two_projector(
       fusion: One of concat, sum, film, gated.
       projector: ``linear`` or ``mlp`` (three layers).
       width: D, width of every projector (512 in the reference code).
+      stand_in: What takes a missing modality's place in the fusion: ``infiltration``
+        (above), or ``zero`` (an ablation: a zero vector, as without projectors).
 
     Returns:
       A ``Model`` with projectors.
 
     Raises:
-      ValueError: Encoders and shapes disagree, or fusion or projector is unknown.
+      ValueError: Encoders and shapes disagree, or fusion, projector or stand-in is
+        unknown.
     """
+    if stand_in not in ("infiltration", "zero"):
+        raise ValueError(
+            f"stand_in: unknown {stand_in!r}; choose 'infiltration' or 'zero'"
+        )
     if projector not in PROJECTORS:
         raise ValueError(
             f"projector: unknown {projector!r}; choose from {sorted(PROJECTORS)}"
@@ -73,6 +82,7 @@ def two_projector(
         raise ValueError(f"width: {width} is not positive; give at least 1")
     stack = Encoders(encoders, shapes)
     modalities = stack.modalities
+    widths = stack.widths()
     fuser = fusion_module(fusion, num_classes, modalities)
     projection = PROJECTORS[projector](width)
     head = Head(num_classes)
@@ -80,7 +90,6 @@ def two_projector(
     def init(key: Array) -> tuple[Params, Params]:
         keys = jax.random.split(key, 5)
         params, stats = stack.init(keys[0])
-        widths = stack.widths(params, stats)
         d = jnp.zeros((1, width))
 
         def each(module: nn.Module, block_key: Array, inputs: dict[str, Array]):
@@ -118,8 +127,10 @@ def two_projector(
             return {m: run(head, params["head"][m], vectors[m]) for m in modalities}
 
         s, c = project("self_projector"), project("infiltration_projector")
+        stand_ins = c if stand_in == "infiltration" else jax.tree.map(jnp.zeros_like, c)
+        shown = replace_missing(s, stand_ins, batch.available, modalities)
         outputs = Outputs(
-            logits=fuse(params, replace_missing(s, c, batch.available, modalities)),
+            logits=fuse(params, shown),
             features=features,
             parts=s,
             self_logits=classify(s),
@@ -144,7 +155,18 @@ def two_projector(
             "head": owner_weights(available * multimodal, modalities)
         }
 
-    return Model(modalities, num_classes, True, init, apply, fuse, owned, trained)
+    return Model(
+        modalities=modalities,
+        num_classes=num_classes,
+        has_projectors=True,
+        init=init,
+        apply=apply,
+        fuse=fuse,
+        shares=fusion_shares(fuser, modalities),
+        widths=widths,
+        owned=owned,
+        trained=trained,
+    )
 
 
 def replace_missing(

@@ -13,6 +13,7 @@ from fedcmi_jax.partition.dirichlet import dirichlet as dirichlet
 from fedcmi_jax.partition.iid import iid as iid
 from fedcmi_jax.partition.modalities import allocate_modalities as allocate_modalities
 from fedcmi_jax.partition.modalities import check_available as check_available
+from fedcmi_jax.partition.modalities import drop_modalities as drop_modalities
 from fedcmi_jax.partition.natural import natural as natural
 from fedcmi_jax.partition.natural_dirichlet import (
     natural_dirichlet as natural_dirichlet,

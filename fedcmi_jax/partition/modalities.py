@@ -1,6 +1,8 @@
-"""Which modalities a client has."""
+"""Which modalities a client has, and which of them a sample lacks."""
 
 import numpy as np
+
+from fedcmi_jax.partition.base import Partition
 
 
 def allocate_modalities(
@@ -52,6 +54,52 @@ def allocate_modalities(
     available[drawn[:num_multi]] = True
     available[drawn[num_multi:], np.repeat(modalities, repeats)] = True
     return available
+
+
+def drop_modalities(
+    partition: Partition,
+    available: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    fraction: float,
+) -> np.ndarray:
+    """Per-sample missing modalities: who of the samples lacks one, and which.
+
+    Of the samples of clients with several modalities, round(fraction * n) lack one of
+    their client's modalities, drawn uniformly; a sample keeps at least one.
+
+    Args:
+      partition: Which sample belongs to which client.
+      available: [N, M] table of who has what.
+      rng: Source of the draws.
+      fraction: Share of samples, in [0, 1].
+
+    Returns:
+      [n, M] bool in the data set's order, for ``Split.available``.
+
+    Raises:
+      ValueError: fraction is outside [0, 1].
+
+    Example:
+      >>> parts = Partition(np.arange(4), np.array([2, 2]))
+      >>> has = np.array([[1, 1], [1, 0]], bool)
+      >>> rng = np.random.default_rng(0)
+      >>> drop_modalities(parts, has, rng, fraction=1.0).sum(axis=1).tolist()
+      [1, 1, 2, 2]
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(
+            f"missing_fraction: {fraction} is outside [0, 1]; give the share of "
+            "samples that lack a modality"
+        )
+    owner = np.repeat(np.arange(len(partition.sizes)), partition.sizes)
+    has = np.asarray(available, bool)[owner]
+    several = np.flatnonzero(has.sum(axis=1) >= 2)
+    chosen = rng.permutation(several)[: round(fraction * len(several))]
+    draws = np.where(has[chosen], rng.random((len(chosen), has.shape[1])), -1.0)
+    present = np.ones((len(owner), has.shape[1]), bool)
+    present[partition.order[chosen], draws.argmax(axis=1)] = False
+    return present
 
 
 def check_available(

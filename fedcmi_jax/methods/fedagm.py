@@ -1,0 +1,228 @@
+"""AGM in every client: Li et al., ICCV 2023, arXiv 2308.07686; methods 8."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedcmi_jax.methods.base import (
+    Client,
+    Finished,
+    Method,
+    Step,
+    check_choice,
+    check_not_negative,
+    check_window,
+    complete_samples,
+    in_window,
+)
+from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
+
+PROBABILITY_FLOOR = 1e-8
+"""True-class probabilities are clamped to at least this (original code)."""
+
+MAX_ADVANTAGE = 10.0
+"""tau - r is clamped to at most this before exp (original code)."""
+
+CLIP_NORM = 1.0
+"""Global norm of the gradients, once a fusion gradient's entry exceeds it."""
+
+Sign = Literal["original", "fl_port"]
+ScoreState = Literal["persist", "reset"]
+Pad = Literal["input", "feature"]
+
+
+class Scores(NamedTuple):
+    """Running means S_m [M] of a client's cross-entropies, and their length."""
+
+    means: Array
+    steps: Array
+
+
+def fedagm(
+    *,
+    alpha: float = 1.0,
+    sign: Sign = "original",
+    score_state: ScoreState = "persist",
+    pad: Pad = "input",
+    pad_grad: bool = True,
+    clip: bool = True,
+    first_round: int = 0,
+    last_round: int = 70,
+) -> Method:
+    """Adaptive gradient modulation by Shapley responses of the two modalities.
+
+    On a client with both modalities, 0 in place of what is left out:
+      m_a = (f(a, v) - f(0, v) + f(a, 0)) / 2,   m_v = (f(a, v) - f(a, 0) + f(0, v)) / 2
+    so m_a + m_v = f(a, v), the logits of the task loss. The gradient that enters m_m is
+    multiplied by k_m. With s_m the batch's cross-entropy of m_m and S_m its running
+    mean over all the client's steps so far (updated after k is computed):
+      k_a = exp(alpha min(exp(S_v - S_a) - exp(s_v - s_a), 10)), symmetric for v
+    so the modality that is ahead of its own history is damped. f(a, 0) is computed in
+    eval mode. If an entry of the fusion's gradient exceeds 1, all gradients are clipped
+    to a global norm of 1. A client with one modality minimises CE(z, y).
+
+    Deviations from the public federated port: S and its length stay with the client
+    (there S is reset every round while the length goes on), modalities own their
+    blocks, unimodal clients work, and k is 1 outside the window.
+
+    Args:
+      alpha: Strength, >= 0; with ``clip=False`` 0 is FedAvg exactly.
+      sign: ``fl_port`` swaps both differences, as the public federated port does: the
+        opposite effect.
+      score_state: ``reset`` forgets S when a round begins, as the port does.
+      pad: What is replaced by zero: the modality's input, or its part of the fusion's
+        input (two small products instead of two forward passes).
+      pad_grad: Whether gradients flow through f(a, 0) and f(0, v).
+      clip: Whether to clip.
+      first_round: First round of the modulation, counted from 0.
+      last_round: Last one.
+
+    Returns:
+      A method for two modalities.
+
+    Raises:
+      ValueError: alpha is negative, an option is unknown, the window is empty, or, when
+        the algorithm is built, there are not two modalities.
+
+    Example:
+      >>> import fedcmi_jax as fc
+      >>> fc.methods.fedagm(pad="feature").name
+      'fedagm'
+    """
+    check_not_negative(alpha=alpha)
+    check_choice("sign", sign, Sign)
+    check_choice("score_state", score_state, ScoreState)
+    check_choice("pad", pad, Pad)
+    check_window(first_round, last_round)
+
+    def check(model: Model, clients_per_round: int) -> None:
+        del clients_per_round
+        if len(model.modalities) != 2:
+            raise ValueError(
+                f"model: fedagm is defined for two modalities, not for "
+                f"{len(model.modalities)}; choose another method"
+            )
+
+    def init_client(model: Model, params: Params) -> Scores:
+        del params
+        return Scores(jnp.zeros(len(model.modalities)), jnp.zeros((), jnp.int32))
+
+    def begin(client: Client, key: Array) -> tuple[Scores, Sums]:
+        del key
+        means, steps = client.memory
+        return Scores(means if score_state == "persist" else 0.0 * means, steps), {}
+
+    def forward(
+        client: Client,
+        params: Params,
+        batch_stats: Params,
+        batch: Batch,
+        scores: Scores,
+    ) -> tuple[Outputs, Params]:
+        model = client.model
+        outputs, new_stats = model.apply(params, batch_stats, batch, True)
+        alone = [
+            _alone(model, params, batch_stats, batch, outputs, m, pad)
+            for m in model.modalities
+        ]
+        if not pad_grad:
+            alone = jax.lax.stop_gradient(alone)
+        a = (outputs.logits - alone[1] + alone[0]) / 2
+        v = (outputs.logits - alone[0] + alone[1]) / 2
+        weights = complete_samples(client, batch)
+        losses = jnp.stack([_cross_entropy(x, batch.labels, weights) for x in (a, v)])
+        active = in_window(client.round, first_round, last_round)
+        k = jnp.where(active > 0, coefficients(losses, scores.means, alpha, sign), 1.0)
+        # Value f(a, v), gradient k_a dm_a + k_v dm_v: the remainder's value is removed.
+        remainder = ((k[0] - 1) * a + (k[1] - 1) * v) * weights[:, None]
+        logits = outputs.logits + remainder - jax.lax.stop_gradient(remainder)
+        return outputs._replace(logits=logits, extra=(losses, weights.sum())), new_stats
+
+    def loss(
+        client: Client, outputs: Outputs, batch: Batch, context: Scores
+    ) -> tuple[Array, Sums]:
+        del client, batch, context
+        losses, count = jax.lax.stop_gradient(outputs.extra)
+        gap = losses[0] - losses[1]
+        return jnp.zeros(()), {"loss_gap": (gap * count, count)}
+
+    def grads(client: Client, grads: Params, step: Step, context: Scores) -> Params:
+        del context
+        if not clip:
+            return grads
+        entries = jax.tree.leaves(jax.tree.map(jnp.abs, grads["fusion"]))
+        largest = jnp.stack([x.max() for x in entries]).max()
+        applies = (largest > CLIP_NORM) & (complete_samples(client, step.batch).any())
+        scale = jnp.where(applies, CLIP_NORM / _at_least_one(grads), 1.0)
+        return optax.tree.scale(scale, grads)
+
+    def step_end(client: Client, step: Step, context: Scores) -> Scores:
+        del client
+        losses, count = step.outputs.extra
+        steps = context.steps + 1
+        means = context.means + (losses - context.means) / steps
+        counts = count > 0
+        return Scores(
+            jnp.where(counts, means, context.means),
+            jnp.where(counts, steps, context.steps),
+        )
+
+    def finish(
+        client: Client, finished: Finished, context: Scores
+    ) -> tuple[PyTree, Scores]:
+        del client, finished
+        return (), context
+
+    return Method(
+        name="fedagm",
+        check=check,
+        init_client=init_client,
+        begin=begin,
+        forward=forward,
+        loss=loss,
+        grads=grads,
+        step_end=step_end,
+        finish=finish,
+    )
+
+
+def coefficients(
+    losses: Array, means: Array, alpha: float | Array, sign: Sign = "original"
+) -> Array:
+    """k [2] of a batch's losses s [2] and the running means S [2] before it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> k = coefficients(jnp.array([0.5, 1.0]), jnp.array([1.0, 1.0]), 1.0)
+      >>> [round(float(x), 4) for x in k]  # exp(1 - e^.5), exp(1 - e^-.5)
+      [0.5227, 1.4821]
+    """
+    direction = 1.0 if sign == "original" else -1.0
+    ahead = jnp.exp(direction * (losses[::-1] - losses))
+    usual = jnp.exp(direction * (means[::-1] - means))
+    return jnp.exp(alpha * jnp.minimum(usual - ahead, MAX_ADVANTAGE))
+
+
+def _alone(model, params, batch_stats, batch, outputs, keep, pad) -> Array:
+    """Fused logits with zeros for every other modality than ``keep``."""
+    if pad == "feature":
+        parts = {
+            m: x if m == keep else jnp.zeros_like(x) for m, x in outputs.parts.items()
+        }
+        return model.fuse(params, parts)
+    inputs = {m: x if m == keep else jnp.zeros_like(x) for m, x in batch.inputs.items()}
+    padded = batch._replace(inputs=inputs)
+    return model.apply(params, batch_stats, padded, False)[0].logits
+
+
+def _cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
+    probs = jax.nn.softmax(jax.lax.stop_gradient(logits))
+    picked = jnp.take_along_axis(probs, labels[:, None], axis=-1)[:, 0]
+    losses = -jnp.log(jnp.maximum(picked, PROBABILITY_FLOOR))
+    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+
+
+def _at_least_one(grads: Params) -> Array:
+    return jnp.maximum(optax.tree.norm(grads), CLIP_NORM)

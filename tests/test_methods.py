@@ -1,0 +1,479 @@
+"""Hand-worked numbers of the methods FedCMI is compared with."""
+
+import importlib
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax.coverage import distances, greedy
+from fedcmi_jax.methods.base import Cohort, Finished
+from fedcmi_jax.prototypes import (
+    ClassSums,
+    Prototypes,
+    class_means,
+    distance_logits,
+    prototype_loss,
+    pull,
+    true_class_scores,
+)
+from tests.problems import (
+    SIZES,
+    algorithm,
+    assert_close,
+    assert_equal,
+    federation,
+    model,
+    rounds,
+)
+
+
+def module(name):
+    """The module of a method; its factory has the same name."""
+    return importlib.import_module(f"fedcmi_jax.methods.{name}")
+
+
+# --- OGM-GE ---------------------------------------------------------------------------
+
+
+def test_ogm_coefficients_by_hand():
+    # rho_a = 3 / 2 > 1: k_a = 1 - tanh(0.5 * 1.5); rho_v = 2 / 3: k_v = 1.
+    k = module("fedogm").coefficients(jnp.array([3.0, 2.0]), jnp.ones(2), 0.5)
+    np.testing.assert_allclose(k, [1 - math.tanh(0.75), 1.0], rtol=1e-6)
+
+
+def test_ogm_equal_scores_and_single_modalities_damp_nobody():
+    ogm = module("fedogm")
+    equal = ogm.coefficients(jnp.array([2.0, 2.0]), jnp.ones(2), 1.0)
+    np.testing.assert_array_equal(equal, [1, 1])
+    alone = ogm.coefficients(jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0]), 1.0)
+    np.testing.assert_array_equal(alone, [1, 1])
+
+
+def test_ogm_noise_has_the_gradients_unbiased_deviation():
+    # Entries 1 and 3: unbiased deviation sqrt(2).
+    g = jnp.array([[1.0, 3.0]])
+    key = jax.random.key(0)
+    expected = math.sqrt(2.0) * jax.random.normal(key, g.shape)
+    np.testing.assert_allclose(module("fedogm").noise(key, g), expected, rtol=1e-6)
+
+
+def test_ogm_changes_encoder_matrices_only():
+    net, fed = model("classifier"), federation(np.ones((5, 2), bool))
+    ours, theirs = (
+        algorithm(m, net, local=fc.LocalTraining(batch_size=16, learning_rate=0.1))
+        for m in (fc.methods.fedogm(ge=False), fc.methods.fedavg())
+    )
+    a, b = (
+        jax.jit(p.round)(p.init(jax.random.key(0), fed), fed)[0] for p in (ours, theirs)
+    )
+    # One step per client, so biases and the fusion had the same gradients.
+    assert_equal(a.params["fusion"], b.params["fusion"])
+    for m in net.modalities:
+        dense = (x.params["encoder"][m]["dense0"] for x in (a, b))
+        first, second = dense
+        np.testing.assert_array_equal(first["bias"], second["bias"])
+    changed = [
+        bool(
+            (
+                a.params["encoder"][m]["dense0"]["kernel"]
+                != b.params["encoder"][m]["dense0"]["kernel"]
+            ).any()
+        )
+        for m in net.modalities
+    ]
+    assert any(changed)
+
+
+def test_ogm_shares_add_up_to_the_logits():
+    for fusion in ("concat", "sum"):
+        net = model("classifier", fusion=fusion)
+        params, _ = net.init(jax.random.key(0))
+        parts = {
+            m: jax.random.normal(jax.random.key(i), (3, 8))
+            for i, m in enumerate(net.modalities)
+        }
+        total = sum(net.shares(params, parts).values())
+        np.testing.assert_allclose(total, net.fuse(params, parts), rtol=1e-5, atol=1e-6)
+
+
+# --- PMR and FedProto -----------------------------------------------------------------
+
+
+def test_prototypes_by_hand():
+    # Class 0 has (1, 0) and (3, 0), class 1 has (0, 4), class 2 nobody.
+    sums = ClassSums(
+        {"a": jnp.array([[4.0, 0.0], [0.0, 4.0], [0.0, 0.0]])},
+        {"a": jnp.array([2.0, 1.0, 0.0])},
+    )
+    first = class_means(sums)
+    np.testing.assert_array_equal(first.means["a"], [[2, 0], [0, 4], [0, 0]])
+    np.testing.assert_array_equal(first.known["a"], [1, 1, 0])
+    # Next round only class 2 is seen: the others keep their last prototype.
+    later = ClassSums(
+        {"a": jnp.zeros((3, 2)).at[2].set(6.0)}, {"a": jnp.array([0.0, 0.0, 2.0])}
+    )
+    second = class_means(later, first)
+    np.testing.assert_array_equal(second.means["a"], [[2, 0], [0, 4], [3, 3]])
+    np.testing.assert_array_equal(second.known["a"], [1, 1, 1])
+
+
+def test_distance_logits_and_loss_by_hand():
+    # h = (0, 0); prototypes at distance 3 and 4, the third class is unknown.
+    means = jnp.array([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
+    known = jnp.array([1.0, 1.0, 0.0])
+    d = distance_logits(jnp.zeros((2, 2)), means, known)
+    np.testing.assert_allclose(d[0], [-3, -4, -1e9], rtol=1e-6)
+    loss = prototype_loss(d, jnp.array([0, 2]), known, jnp.ones(2))
+    # Sample 0: log(1 + e^-1); sample 1's class is unknown: 0. Mean over both.
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(-1)) / 2, rel=1e-6)
+
+
+def test_no_gradient_is_nan_at_a_prototype():
+    means, known = jnp.zeros((2, 3)), jnp.ones(2)
+
+    def loss(h):
+        return prototype_loss(
+            distance_logits(h, means, known), jnp.array([0]), known, jnp.ones(1)
+        )
+
+    assert bool(jnp.isfinite(jax.grad(loss)(jnp.zeros((1, 3)))).all())
+
+
+def test_pmr_switch_by_hand():
+    has = {"a": jnp.ones(()), "v": jnp.ones(())}
+
+    def coefficients(a, v, kind="switch"):
+        values = pull({"a": jnp.array(a), "v": jnp.array(v)}, has, kind)
+        return float(values["a"]), float(values["v"])
+
+    assert coefficients(3.0, 2.0) == (0.0, 1.0)
+    assert coefficients(2.0, 3.0) == (1.0, 0.0)
+    assert coefficients(2.0, 2.0) == (0.0, 0.0)
+    # soft: 3 / 2 - 1 = 0.5, and 5 / 1 - 1 is cut to 1.
+    assert coefficients(3.0, 2.0, "soft") == (0.0, 0.5)
+    assert coefficients(1.0, 5.0, "soft") == (1.0, 0.0)
+
+
+def test_true_class_scores_by_hand():
+    logits = jnp.array([[math.log(3.0), 0.0], [0.0, 0.0], [9.0, 0.0]])
+    # 3/4 and 1/2; the third sample does not count.
+    score = true_class_scores(logits, jnp.array([0, 1, 1]), jnp.array([1.0, 1.0, 0.0]))
+    assert float(score) == pytest.approx(1.25, rel=1e-6)
+
+
+def test_fedproto_prototypes_are_the_cohorts_class_means():
+    net, fed = model("classifier"), federation(np.ones((5, 2), bool))
+    problem = algorithm(fc.methods.fedproto(), net)
+    state, _ = rounds(problem, fed, 1)
+    plain, _ = rounds(algorithm(fc.methods.fedavg(), net), fed, 1)
+    assert_close(state.params, plain.params)  # the loss begins in round 1
+    prototypes: Prototypes = state.shared
+    present = np.bincount(np.asarray(fed.labels), minlength=4) > 0
+    for m in net.modalities:
+        np.testing.assert_array_equal(prototypes.known[m], present)
+
+
+# --- AGM ------------------------------------------------------------------------------
+
+
+def test_agm_scores_over_three_steps():
+    """S is the mean of the losses before, and padded steps do nothing."""
+    method = fc.methods.fedagm()
+    agm = module("fedagm")
+    context = agm.Scores(jnp.zeros(2), jnp.zeros((), jnp.int32))
+    losses = [[1.0, 2.0], [0.5, 1.0], [0.0, 3.0]]
+    for i, loss in enumerate(losses):
+        step = _step(extra=(jnp.array(loss), jnp.array(4.0)))
+        context = method.step_end(None, step, context)
+        np.testing.assert_allclose(
+            context.means, np.mean(losses[: i + 1], axis=0), rtol=1e-6
+        )
+    assert int(context.steps) == 3
+    nobody = _step(extra=(jnp.array([9.0, 9.0]), jnp.array(0.0)))
+    assert_equal(method.step_end(None, nobody, context), context)
+    # S = (0.5, 2), s = (0.2, 1.2): tau_a = e^1.5, r_a = e^1, k_a = exp(tau_a - r_a).
+    k = agm.coefficients(jnp.array([0.2, 1.2]), jnp.array([0.5, 2.0]), 1.0)
+    expected_a = math.exp(math.exp(1.5) - math.exp(1.0))
+    expected_v = math.exp(math.exp(-1.5) - math.exp(-1.0))
+    np.testing.assert_allclose(k, [expected_a, expected_v], rtol=1e-5)
+    swapped = agm.coefficients(
+        jnp.array([0.2, 1.2]), jnp.array([0.5, 2.0]), 1.0, "fl_port"
+    )
+    np.testing.assert_allclose(swapped, [expected_v, expected_a], rtol=1e-5)
+
+
+def test_agm_advantage_is_bounded():
+    k = module("fedagm").coefficients(jnp.zeros(2), jnp.array([0.0, 9.0]), 1.0)
+    assert float(k[0]) == pytest.approx(math.exp(10.0), rel=1e-5)
+
+
+def test_agm_remembers_scores_across_rounds():
+    fed = federation()
+    problem = algorithm(fc.methods.fedagm())
+    first, _ = rounds(problem, fed, 1)
+    second, _ = rounds(problem, fed, 2)
+    # Two epochs of ceil(9 / 4) = 3 steps at client 0; client 1 has one modality.
+    assert first.memory.steps.tolist()[:2] == [6, 0]
+    assert second.memory.steps.tolist()[:2] == [12, 0]
+
+
+def _step(extra):
+    outputs = fc.Outputs(jnp.zeros((1, 2)), {}, {}, {}, {}, {}, extra)
+    return fc.methods.Step({}, outputs, None, None)
+
+
+# --- SCAFFOLD -------------------------------------------------------------------------
+
+
+class Scalar:
+    """One weight, owned by everybody."""
+
+    modalities = ("m",)
+    num_classes = 2
+    trained = staticmethod(lambda available: {"w": jnp.ones(())})
+
+
+def test_scaffold_over_two_rounds_by_hand():
+    """Two clients of N = 4 with 1 and 3 samples; K_i = 2 steps, eta = 0.5."""
+    method = fc.methods.scaffold()
+    params = {"w": jnp.array(1.0)}
+    c = method.init_shared(Scalar, params, 4)
+    memory = [method.init_client(Scalar, params) for _ in range(2)]
+
+    def one_round(params, c, memory, ends):
+        uploads, new = [], []
+        for size, c_i, end in zip((1, 3), memory, ends, strict=True):
+            client = fc.methods.Client(
+                Scalar, params, {}, c, c_i, _Data(size), jnp.array(0), jnp.array(0.5)
+            )
+            finished = Finished({"w": jnp.array(end)}, {}, jnp.array(2))
+            upload, c_new = method.finish(client, finished, ())
+            uploads.append(upload)
+            new.append(c_new)
+        total = jax.tree.map(lambda a, b: a + b, *uploads)
+        cohort = Cohort(Scalar, _Federation(4), None, None, None, jnp.array(2.0))
+        return method.merge(c, total, cohort), new
+
+    c, memory = one_round(params, c, memory, (0.5, 0.0))
+    # c_i = (1 - end) / (2 * 0.5) = 0.5, 1; c = (2/4) (1 * 0.5 + 3 * 1) / 4 = 0.4375.
+    assert [float(m["w"]) for m in memory] == [0.5, 1.0]
+    assert float(c["w"]) == 0.4375
+    c, memory = one_round({"w": jnp.array(0.125)}, c, memory, (0.0, 0.125))
+    # c_0 <- 0.5 - 0.4375 + 0.125 = 0.1875; c_1 <- 1 - 0.4375 + 0 = 0.5625;
+    # dc = -0.3125, -0.4375; c <- 0.4375 + 0.5 (-0.3125 - 3 * 0.4375) / 4 = 0.234375.
+    assert [float(m["w"]) for m in memory] == [0.1875, 0.5625]
+    assert float(c["w"]) == 0.234375
+    client = fc.methods.Client(
+        Scalar, params, {}, c, memory[0], _Data(1), jnp.array(0), jnp.array(0.5)
+    )
+    g = method.grads(client, {"w": jnp.array(2.0)}, None, ())
+    assert float(g["w"]) == 2.0 + 0.234375 - 0.1875
+
+
+class _Data:
+    def __init__(self, size):
+        self.num_examples = jnp.array(size)
+        self.available = jnp.ones(1)
+
+
+class _Federation:
+    def __init__(self, num_clients):
+        self.num_clients = num_clients
+
+
+def test_scaffold_server_variate_is_the_mean_of_the_clients():
+    """Uniform weights, everybody in every round: c = mean_i c_i, block by block."""
+    fed = federation(np.ones((5, 2), bool))
+    state, _ = rounds(algorithm(fc.methods.scaffold(weights="uniform")), fed, 3)
+    mean = jax.tree.map(lambda x: x.mean(0), state.memory)
+    assert_close(state.shared, mean, rtol=1e-4, atol=1e-5)
+
+
+# --- Power-of-Choice ------------------------------------------------------------------
+
+
+def test_powd_picks_the_greatest_losses():
+    """By hand: losses of all clients, computed directly, the two greatest train."""
+    net, fed = model("classifier"), federation(np.ones((5, 2), bool))
+    problem = algorithm(
+        fc.methods.power_of_choice(candidates=5), net, clients_per_round=2
+    )
+    start = problem.init(jax.random.key(0), fed)
+    _, info = jax.jit(problem.round)(start, fed)
+    losses = []
+    for offset, size in zip(fed.offsets.tolist(), SIZES, strict=True):
+        rows = slice(offset, offset + size)
+        batch = fc.Batch(
+            {m: x[rows] for m, x in fed.inputs.items()},
+            fed.labels[rows],
+            jnp.ones(size),
+            jnp.ones((size, 2)),
+            jnp.arange(size),
+        )
+        logits = net.apply(start.params, start.batch_stats, batch, False)[0].logits
+        log_probs = jax.nn.log_softmax(logits)
+        losses.append(-float(log_probs[jnp.arange(size), batch.labels].mean()))
+    expected = np.argsort(losses)[-2:]
+    assert set(info.cohort.tolist()) == set(expected.tolist())
+
+
+def test_powd_candidates_are_drawn_by_size():
+    powd = module("power_of_choice")
+    sizes = jnp.array([1, 1, 98])
+    draws = [
+        powd.candidate_clients(jax.random.key(i), sizes, 1, "by_size").item()
+        for i in range(200)
+    ]
+    # Client 2 has 98 % of the samples; 3 standard deviations of 200 draws are 3 %.
+    assert np.mean(np.array(draws) == 2) > 0.95
+    both = powd.candidate_clients(jax.random.key(0), sizes, 3, "by_size")
+    assert sorted(both.tolist()) == [0, 1, 2]
+
+
+def test_powd_refuses_too_few_candidates():
+    with pytest.raises(ValueError, match="candidates: 2 is fewer"):
+        algorithm(fc.methods.power_of_choice(candidates=2), clients_per_round=3)
+
+
+# --- FedMSplit ------------------------------------------------------------------------
+
+
+def test_msplit_mixing_by_hand():
+    """Three owners on a line, -1, 0, 1 around their mean, and one who does not own."""
+    mix = module("fedmsplit").mix_block
+    block = {"w": jnp.array([[1.0], [2.0], [3.0], [50.0]])}
+    mixed = mix(block, jnp.array([1.0, 1.0, 1.0, 0.0]), 0.5, 1.0)["w"][:, 0]
+    # Client 0: cosines 1, 0, -1 with the owners; the mean itself has no direction.
+    e = np.exp([1.0, 0.0, -1.0])
+    neighbours = (e * [1, 2, 3]).sum() / e.sum()
+    assert float(mixed[0]) == pytest.approx(0.5 * 1 + 0.5 * neighbours, rel=1e-6)
+    assert float(mixed[1]) == pytest.approx(0.5 * 2 + 0.5 * 2.0, rel=1e-6)
+    assert float(mixed[3]) == 50.0
+
+
+def test_msplit_without_mixing_is_everybody_alone():
+    fed = federation()
+    state, _ = rounds(algorithm(fc.methods.fedmsplit(eta=0.0)), fed, 2)
+    alone = fc.Method(
+        select=lambda server, key: (jnp.array([2], jnp.int32), fed.available[2:3])
+    )
+    one, _ = rounds(algorithm(alone, clients_per_round=1), fed, 2)
+    assert_close(jax.tree.map(lambda x: x[2], state.memory), one.params)
+
+
+# --- BMSFed ---------------------------------------------------------------------------
+
+
+def line(positions):
+    x = jnp.array(positions)[:, None]
+    return distances(x, x)
+
+
+def test_bmsfed_greedy_order_on_six_clients():
+    """Clients on a line at 0, 1, 2, 10, 11, 30; the pool is everybody."""
+    table = line([0.0, 1.0, 2.0, 10.0, 11.0, 30.0])
+    ids, use = greedy(
+        jax.random.key(0),
+        table,
+        table,
+        table,
+        jnp.ones(6),
+        jnp.ones(6),
+        jnp.ones((6, 2)),
+        cohort_size=6,
+        threshold=1.0,
+    )
+    # Sums of distances: 54, 50, 48, 48, 50, 126; 48 twice, the first is client 2. Then
+    # the gain of adding j: 11 leaves 2 + 1 + 0 + 1 + 0 + 19 = 23, 10 leaves 24, 30
+    # leaves 2 + 1 + 8 + 9 = 20: client 5. Then 10 leaves 2 + 1 + 1 = 4, 11 also: 3.
+    # Then 0 or 1 leave 1 + 1 = 2, 11 leaves 3: client 0. Left are 1 and 4, 1 each.
+    assert ids.tolist() == [2, 5, 3, 0, 1, 4]
+    np.testing.assert_array_equal(use, np.ones((6, 2)))
+
+
+def test_bmsfed_restricts_unbalanced_clients_to_the_weak_modality():
+    """Where the first modality leads, client 1 beyond theta, it trains the second."""
+    joint = line([0.0, 1.0, 2.0])
+    weak = line([9.0, 0.0, -9.0])  # client 1 covers the others best
+    balances = jnp.array([1.0, 3.0, 1.0])
+    ids, use = greedy(
+        jax.random.key(0),
+        joint,
+        joint,
+        weak,
+        balances,
+        jnp.ones(3),
+        jnp.ones((3, 2)),
+        cohort_size=1,
+        threshold=2.0,
+    )
+    assert ids.tolist() == [1]
+    np.testing.assert_array_equal(use, [[0, 1]])
+    mirrored, other = greedy(
+        jax.random.key(0),
+        joint,
+        weak,
+        joint,
+        1 / balances,
+        jnp.ones(3),
+        jnp.ones((3, 2)),
+        cohort_size=1,
+        threshold=2.0,
+    )
+    assert mirrored.tolist() == [1]
+    np.testing.assert_array_equal(other, [[1, 0]])
+    free, both = greedy(
+        jax.random.key(0),
+        joint,
+        joint,
+        weak,
+        balances,
+        jnp.ones(3),
+        jnp.ones((3, 2)),
+        cohort_size=1,
+        threshold=jnp.inf,
+    )
+    assert free.tolist() == [1]
+    np.testing.assert_array_equal(both, [[1, 1]])
+
+
+def test_bmsfed_surveys_everybody_once():
+    fed = federation()
+    problem = algorithm(fc.methods.bmsfed(), clients_per_round=2)
+    first, _ = rounds(problem, fed, 1)
+    assert float(first.shared.probed) == 1.0
+    norms = sum(jnp.abs(x).sum(1) for x in first.memory.single.values())
+    assert bool((norms > 0).all())  # also those outside the cohort, with a real rate
+    table = first.shared.distances
+    assert_close(table, table.T)
+    np.testing.assert_array_equal(jnp.diagonal(table), 0)
+    multimodal = np.flatnonzero(np.asarray(fed.available).sum(1) == 2)
+    apart = np.asarray(table)[np.ix_(multimodal, multimodal)]
+    assert (apart[~np.eye(len(multimodal), dtype=bool)] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("scaffold", {"momentum": 1.0}, "momentum: 1.0"),
+        ("scaffold", {"weights": "size"}, "weights: unknown 'size'"),
+        ("fedproto", {"lam": -1.0}, "lam: -1.0"),
+        ("fedproto", {"form": "l1"}, "form: unknown 'l1'"),
+        ("fedogm", {"alpha": -0.1}, "alpha: -0.1"),
+        ("fedogm", {"first_round": 5, "last_round": 4}, "last_round: 4"),
+        ("fedpmr", {"coefficient": "hard"}, "coefficient: unknown"),
+        ("fedagm", {"sign": "plus"}, "sign: unknown"),
+        ("fedmsplit", {"eta": 1.5}, "eta: 1.5"),
+        ("fedmsplit", {"tau": 0.0}, "tau: 0.0"),
+        ("power_of_choice", {"candidates": 0}, "candidates: 0"),
+        ("bmsfed", {"threshold": 0.5}, "threshold: 0.5"),
+        ("bmsfed", {"drop_threshold": 0.5}, "drop_threshold: 0.5"),
+    ],
+)
+def test_bad_options_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        fc.methods.REGISTRY[name](**options)

@@ -46,6 +46,7 @@ class Holdings(NamedTuple):
       title: Data set and partition.
       counts: [N, C] int64, training samples of each client and class.
       available: [N, M] bool, True where a client has a modality.
+      present: [n, M] bool, True where a sample that a client holds has the modality.
       class_names: C names.
       modalities: M names.
       unused: Training samples that no client holds.
@@ -55,6 +56,7 @@ class Holdings(NamedTuple):
     title: str
     counts: np.ndarray
     available: np.ndarray
+    present: np.ndarray
     class_names: tuple[str, ...]
     modalities: tuple[str, ...]
     unused: int
@@ -85,15 +87,19 @@ def holdings(config: Any) -> Holdings:
     """
     check_config(replace(config, clients_per_round=1))
     dataset = data.check_dataset(create("dataset", config.dataset))
-    parts, available, dataset = deal(config, dataset)
+    dataset, parts, available = deal(config, dataset)
     labels = dataset.train.labels
     counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
     owners = np.repeat(np.arange(parts.num_clients), parts.sizes)
     np.add.at(counts, (owners, labels[parts.order]), 1)
+    present = available[owners]
+    if dataset.train.available is not None:
+        present &= np.asarray(dataset.train.available)[parts.order].astype(bool)
     return Holdings(
         title=f"{dataset.name}, {config.partition.name}",
         counts=counts,
         available=available,
+        present=present,
         class_names=dataset.class_names,
         modalities=dataset.modalities,
         unused=len(labels) - len(parts.order),
@@ -178,11 +184,12 @@ def _modalities(found: Holdings) -> rich.table.Table:
         has = found.available[:, m]
         counts = (has, has & alone, ~has)
         numbers = [f"{c.sum():,}" for c in counts]
-        table.add_row(name, *numbers, f"{found.sizes[has].sum():,}")
+        table.add_row(name, *numbers, f"{found.present[:, m].sum():,}")
     if len(found.modalities) > 1:
         full = found.available.all(axis=1)
         numbers = [f"{full.sum():,}", "", f"{(~full).sum():,}"]
-        table.add_row("all of them", *numbers, f"{found.sizes[full].sum():,}")
+        samples = found.present.all(axis=1).sum()
+        table.add_row("all of them", *numbers, f"{samples:,}")
     return table
 
 

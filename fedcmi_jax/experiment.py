@@ -25,8 +25,7 @@ from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
 from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
-from fedcmi_jax.methods import Method
-from fedcmi_jax.methods.base import is_set
+from fedcmi_jax.methods.base import Method, is_set
 from fedcmi_jax.partition import Partition
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import Model
@@ -93,10 +92,10 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     check_config(config)
     method = create("method", config.method)
     dataset = data.check_dataset(create("dataset", config.dataset))
-    _check_augmented(config.local.augment, dataset)
-    parts, available, dataset = deal(config, dataset)
+    dataset, parts, available = deal(config, dataset)
     config = dataclasses.replace(config, clients=parts.num_clients)
     check_cohort(config.clients_per_round, config.clients)
+    _check_augmented(config.local.augment, dataset)
     if config.stream:
         _check_stream(method)
     federation = (build_skeleton if config.stream else build_federation)(
@@ -146,7 +145,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     )
 
 
-def deal(config: Config, dataset: Dataset) -> tuple[Partition, np.ndarray, Dataset]:
+def deal(config: Config, dataset: Dataset) -> tuple[Dataset, Partition, np.ndarray]:
     """Hands training samples and modalities out to clients; the seed decides how.
 
     Args:
@@ -154,8 +153,8 @@ def deal(config: Config, dataset: Dataset) -> tuple[Partition, np.ndarray, Datas
       dataset: The data set.
 
     Returns:
-      The partition; [N, M] bool, True where a client has a modality; and the data set,
-      its training samples without the modalities that ``missing_fraction`` takes.
+      The data set, with what its training samples lack; the partition; and [N, M]
+      bool, True where a client has a modality.
 
     Raises:
       ValueError: An option of the partition or the number of clients is impossible.
@@ -170,7 +169,7 @@ def deal(config: Config, dataset: Dataset) -> tuple[Partition, np.ndarray, Datas
             dataset.train, parts, available, rng, fraction=config.missing_fraction
         )
         dataset = dataset._replace(train=dataset.train._replace(available=present))
-    return parts, available, dataset
+    return dataset, parts, available
 
 
 def rounds_per_call(config: Config) -> int:
@@ -179,10 +178,10 @@ def rounds_per_call(config: Config) -> int:
 
 
 def _check_stream(method: Method) -> None:
-    if method.select is not None:
+    if method.probe is not None or method.select is not None:
         raise ValueError(
-            f"stream: method {method.name!r} chooses clients by looking at them all, "
-            "and only the cohort's samples would be there; leave stream out"
+            f"stream: method {method.name!r} looks at clients before it chooses, and "
+            "only the cohort's samples would be there; leave stream out"
         )
     if jax.process_count() > 1:
         raise ValueError("stream: runs in one process; leave stream out with several")

@@ -91,9 +91,9 @@ class CohortStream:
         train = dataset.train
         self._arrays = {m: np.ascontiguousarray(train.inputs[m]) for m in train.inputs}
         self._labels = train.labels.astype(np.int32)
-        self._present = None
-        if train.available is not None:
-            self._present = np.asarray(train.available, np.uint8)
+        self._present = train.available
+        if self._present is not None:
+            self._present = np.asarray(self._present).astype(np.uint8)
         self._order, self._sizes = partition.order, partition.sizes
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._skeleton, self._mesh = skeleton, mesh
@@ -122,11 +122,13 @@ class CohortStream:
         Returns:
           A federation that has the samples of this round's cohort only.
         """
-        begun = time.perf_counter()
         if self._next is not None and self._next[0] == round:
+            begun = time.perf_counter()
             federation, seconds = self._next[1].result()
         else:
-            federation, seconds = self._prepare(self.cohort(round))
+            ids = self.cohort(round)
+            begun = time.perf_counter()
+            federation, seconds = self._prepare(ids)
         self._waited += time.perf_counter() - begun
         self._prepared += seconds
         self._rounds += 1
@@ -173,10 +175,9 @@ class CohortStream:
         arrays: dict[str, Any] = {
             "inputs": {m: packed(x) for m, x in self._arrays.items()},
             "labels": packed(self._labels),
+            "present": None if self._present is None else packed(self._present),
             "offsets": offsets,
         }
-        if self._present is not None:
-            arrays["present"] = packed(self._present)
         if self._mesh is None:
             arrays = jax.device_put(arrays)
         else:

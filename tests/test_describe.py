@@ -70,6 +70,14 @@ def test_what_is_printed_by_hand():
     assert len(text.split("client ")[-1].splitlines()) == 7
 
 
+def test_samples_that_lack_a_modality_are_not_counted():
+    flags = ["--partition.name=iid", "--multi-ratio=1", "--missing-fraction=0.5"]
+    text = described(*flags)
+    strong, weak = (row(text, name)[-1] for name in ("strong", "weak"))
+    assert int(strong) + int(weak) == 120 + 60
+    assert row(text, "all of them") == ["6", "0", "60"]
+
+
 def test_classes_of_each_client():
     flags = ["--partition.name=pathological", "--partition.classes-per-client=1"]
     text = described(*flags)
@@ -93,7 +101,14 @@ def test_samples_that_nobody_holds_and_empty_clients_are_named():
     counts = np.zeros((2, 3), int)
     counts[0] = 3
     found = describe.Holdings(
-        "x", counts, np.ones((2, 1), bool), ("a", "b", "c"), ("m",), 4, np.zeros(3)
+        "x",
+        counts,
+        np.ones((2, 1), bool),
+        np.ones((9, 1), bool),
+        ("a", "b", "c"),
+        ("m",),
+        4,
+        np.zeros(3, int),
     )
     assert "4 training samples are held by no client" in describe.text(found)
 

@@ -209,7 +209,7 @@ def test_what_streaming_cannot_do_is_refused(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setitem(configs.REGISTRIES["method"], "chosen", chosen)
     values = TINY | {"stream": True, "method": {"name": "chosen"}}
-    with pytest.raises(ValueError, match="stream: method 'chosen' chooses clients"):
+    with pytest.raises(ValueError, match="stream: method 'chosen' looks at clients"):
         build(configs.from_dict(values))
     monkeypatch.chdir(tmp_path)
     for argv, message in (

@@ -277,7 +277,7 @@ def _list(args: list[str]) -> int:
 
 LISTS: dict[str, Callable] = {
     "presets": report.list_presets,
-    "datasets": lambda: report.list_registry("dataset"),
+    "datasets": report.list_datasets,
     "methods": lambda: report.list_registry("method"),
     "partitions": lambda: report.list_registry("partition"),
     "encoders": lambda: report.list_registry("encoder"),

@@ -127,7 +127,7 @@ def _train(args: list[str]) -> int:
         return _train_seeds(count, config, folder)
     check_free(folder)
     mesh = launch.start(where)
-    experiment = build(config, mesh)
+    experiment = build(config, mesh, _say)
     if not hosts.is_main():
         return _run(experiment, folder)
     create(folder)
@@ -154,7 +154,7 @@ def _resume(args: list[str]) -> int:
         if (folder / run.SUMMARY).exists():
             print(f"{folder} is finished: {config.rounds} rounds; nothing to do")
             return 0
-        return _run(build(config, mesh), folder)
+        return _run(build(config, mesh, _say), folder)
 
 
 def _run(experiment: Experiment, folder: pathlib.Path) -> int:
@@ -238,7 +238,7 @@ def _train_seeds(count: str, config: configs.Config, folder: pathlib.Path) -> in
     if not count.isdecimal() or int(count) < 1:
         raise ValueError(f"--seeds: {count!r} is no whole number of 1 or more")
     check_free(folder)
-    experiment = build(config)
+    experiment = build(config, say=_say)
     create(folder)
     with lock(folder):
         run.write_config(folder, config)
@@ -291,6 +291,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": _bench,
     "list": _list,
 }
+
+
+def _say(text: str) -> None:
+    if hosts.is_main():
+        print(f"fedcmi: {text}", file=sys.stderr, flush=True)
 
 
 def _fail(message: str, code: int) -> int:

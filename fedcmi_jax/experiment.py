@@ -1,7 +1,8 @@
 """The experiment that a configuration describes: data, model, algorithm, evaluation."""
 
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ from fedcmi_jax.config import (
     ServerConfig,
     check_config,
     create,
+    lookup,
+    section,
 )
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
@@ -58,12 +61,17 @@ class Experiment(NamedTuple):
         return jax.random.key(self.config.seed)
 
 
-def build(config: Config, mesh: Mesh | None = None) -> Experiment:
+def build(
+    config: Config,
+    mesh: Mesh | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Experiment:
     """Loads, deals and compiles nothing yet: everything a run needs.
 
     Args:
       config: The configuration.
       mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
+      say: Receives the progress of a data set that is prepared, and its notes.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -79,7 +87,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     """
     check_config(config)
     method = create("method", config.method)
-    dataset = data.check_dataset(create("dataset", config.dataset))
+    dataset = _load_dataset(config, say)
     rng = np.random.default_rng([config.seed, PARTITION_STREAM])
     parts = create("partition", config.partition, dataset.train, config.clients, rng)
     available = partition.allocate_modalities(
@@ -118,8 +126,47 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     )
 
 
+def _load_dataset(config: Config, say: Callable[[str], None]) -> Dataset:
+    factory = data.REGISTRY[config.dataset.name]
+    takes_say = "say" in inspect.signature(factory).parameters
+    made = create("dataset", config.dataset, *((say,) if takes_say else ()))
+    dataset = data.check_dataset(made)
+    for note in dataset.notes:
+        say(f"{dataset.name}: {note}")
+    return dataset
+
+
+def _encoders(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The encoder of every modality."""
+    modalities = dataset.modalities
+    names = config.encoder_names or (config.encoder.name,) * len(modalities)
+    if len(names) != len(modalities):
+        raise ValueError(
+            f"encoder_names: {len(names)} for the {len(modalities)} modalities "
+            f"{', '.join(modalities)}; give one each"
+        )
+    encoders = {}
+    for modality, given in zip(modalities, names, strict=True):
+        name = lookup("encoder_names", given, models.ENCODERS)
+        own = (
+            config.encoder
+            if name == config.encoder.name
+            else section("encoder", name)()
+        )
+        encoders[modality] = create("encoder", own)
+        # Any encoder can be run on any numbers; words as quantities teach it nothing.
+        is_text = np.issubdtype(dataset.train.inputs[modality].dtype, np.integer)
+        if is_text != getattr(encoders[modality], "takes_token_ids", False):
+            has, remedy = ("token ids", "text") if is_text else ("numbers", "another")
+            raise ValueError(
+                f"encoder_names: modality {modality!r} has {has}, which encoder "
+                f"{name!r} does not take; give {remedy}"
+            )
+    return encoders
+
+
 def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:
-    encoders = {m: create("encoder", config.encoder) for m in dataset.modalities}
+    encoders = _encoders(config, dataset)
     chosen, sizes = config.model, (dataset.shapes, dataset.num_classes)
     plain = chosen.architecture == "auto" and not needs_projectors
     if plain or chosen.architecture == "classifier":

@@ -3,10 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterable
 
+from fedcmi_jax.data.ave import ave as ave
 from fedcmi_jax.data.base import Dataset as Dataset
 from fedcmi_jax.data.base import Split as Split
 from fedcmi_jax.data.base import check_dataset as check_dataset
 from fedcmi_jax.data.cg_digits import cg_digits as cg_digits
+from fedcmi_jax.data.cremad import cremad as cremad
+from fedcmi_jax.data.crisismmd import crisismmd as crisismmd
+from fedcmi_jax.data.modelnet40 import modelnet40 as modelnet40
 from fedcmi_jax.data.noisy_digits import noisy_digits as noisy_digits
 from fedcmi_jax.data.synthetic import synthetic as synthetic
 
@@ -14,6 +18,10 @@ REGISTRY: dict[str, Callable[..., Dataset]] = {
     "noisy_digits": noisy_digits,
     "cg_digits": cg_digits,
     "synthetic": synthetic,
+    "cremad": cremad,
+    "ave": ave,
+    "crisismmd": crisismmd,
+    "modelnet40": modelnet40,
 }
 """Name -> factory."""
 

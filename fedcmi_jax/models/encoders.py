@@ -21,6 +21,7 @@ from fedcmi_jax.models.layers import (
     dense,
     max_pool,
 )
+from fedcmi_jax.models.text_encoder import text
 from fedcmi_jax.types import Array
 
 
@@ -157,5 +158,6 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
     "resnet18": resnet18,
+    "text": text,
 }
 """Registry of encoder factories."""

@@ -113,7 +113,7 @@ def write_crisismmd(root: pathlib.Path):
                     (event, "1", f"1_{number}", text, image, name, name, name, "x")
                 )
             )
-            write_image(root / image, (number * 100, 0, 0), size=(20, 10))
+            write_image(root / image, (number * 100, 0, 0), size=(20, 6))
         path = folder / f"task_informative_text_img_{split}.tsv"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -72,14 +72,13 @@ def test_train_shows_progress_and_notes(originals, tmp_path, capsys, monkeypatch
             f"--dataset.cache-dir={tmp_path / 'cache'}",
             "--dataset.image-size=8",
             "--dataset.tokens=4",
-            "--encoder-names=convnet,text",
-            "--encoder.pool=transformer",
+            "--encoder-names=mlp,text",
+            "--method.name=fedavg",
             "--clients=2",
             "--clients-per-round=2",
             "--partition.name=iid",
             "--rounds=1",
             "--local.epochs=1",
-            "--model.width=8",
         ]
     )
     out, err = capsys.readouterr()

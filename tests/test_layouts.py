@@ -104,7 +104,7 @@ def test_crisismmd(originals):
     assert data.train.inputs["text"][2].tolist() == [*ids, 0, 0, 0]
     first = [_text.token_id(t) for t in ("@", "a", ":", "we\u2019re", "safe")]
     assert data.train.inputs["text"][0].tolist() == [*first, 0]
-    # 20 x 10 pixels: black above and below, the color (its red 100 x number) between.
+    # 20 x 6 pixels: black above and below, the color (its red 100 x number) between.
     image = data.train.inputs["image"][2]
     assert image.min() == -1
     assert abs(image[SIZE // 2, SIZE // 2, 0] - (2 * 200 / 255 - 1)) < 1e-5

@@ -134,37 +134,42 @@ _TABLES = {name: _byte_table(name) for name in ("cp1252", "mac_roman")}
 _NO_BREAK_SPACE = 0xA0  # its byte is often an ordinary space by the time text is shared
 
 
-def _sequence(encoding: str, first: range, count: int, last_may_be_space: bool) -> str:
-    """Pattern of what becomes of a UTF-8 sequence of ``1 + count`` bytes."""
-    table = _TABLES[encoding]
+def _sequence(encoding: str, first: list[int], following: int, last: str = "") -> str:
+    """Pattern of what becomes of a UTF-8 sequence.
 
-    def one_of(bytes_: range, also: str = "") -> str:
-        return (
-            f"[{''.join(re.escape(c) for c, b in table.items() if b in bytes_)}{also}]"
-        )
+    Args:
+      encoding: What it was read as.
+      first: Its possible first bytes.
+      following: How many follow.
+      last: Characters that may stand for the last one, too.
 
-    following = range(0x80, 0xC0)
-    last = one_of(following, " " if last_may_be_space else "")
-    return one_of(first) + one_of(following) * (count - 1) + last
+    Returns:
+      A regular expression.
+    """
+
+    def one_of(known: Iterable[int], also: str = "") -> str:
+        found = [c for c, byte in _TABLES[encoding].items() if byte in known]
+        return f"[{''.join(map(re.escape, found))}{also}]"
+
+    rest = range(0x80, 0xC0)
+    return one_of(first) + one_of(rest) * (following - 1) + one_of(rest, last)
 
 
-# Longest first: the tail of a long sequence can look like a short one. Two-byte ones of
-# Mac Roman are limited to Latin letters, as the rest occurs in sound text.
-_MOJIBAKE = re.compile(
-    "|".join(
-        f"(?P<{name}>{pattern})"
-        for name, pattern in {
-            "cp1252_4": _sequence("cp1252", range(0xF0, 0xF5), 3, False),
-            "cp1252_3": _sequence("cp1252", range(0xE0, 0xF0), 2, True),
-            "mac_roman_4": _sequence("mac_roman", range(0xF0, 0xF5), 3, False),
-            "mac_roman_3": _sequence("mac_roman", range(0xE0, 0xF0), 2, True),
-            "cp1252_nbsp": _sequence("cp1252", range(0xC2, 0xC3), 1, True),
-            "mac_roman_nbsp": _sequence("mac_roman", range(0xC2, 0xC3), 1, True),
-            "cp1252_2": _sequence("cp1252", range(0xC3, 0xE0), 1, False),
-            "mac_roman_2": _sequence("mac_roman", range(0xC3, 0xC4), 1, False),
-        }.items()
-    )
-)
+# Longest first: the tail of a long sequence can look like a short one. What Mac Roman
+# makes of most first bytes are accented capitals, with which Windows-1252's accidents
+# begin as well; the others make the punctuation and symbols of U+0000 to U+4FFF and
+# U+F000 to U+FFFF and, of two bytes, the letters of Latin-1.
+_PATTERNS = {
+    "cp1252_4": _sequence("cp1252", [*range(0xF0, 0xF5)], 3),
+    "cp1252_3": _sequence("cp1252", [*range(0xE0, 0xF0)], 2, " "),
+    "mac_roman_4": _sequence("mac_roman", [*range(0xF0, 0xF5)], 3),
+    "mac_roman_3": _sequence("mac_roman", [*range(0xE0, 0xE5), 0xEF], 2, " "),
+    "cp1252_nbsp": _sequence("cp1252", [0xC2], 1, " "),
+    "mac_roman_nbsp": _sequence("mac_roman", [0xC2], 1, " "),
+    "cp1252_2": _sequence("cp1252", [*range(0xC3, 0xE0)], 1),
+    "mac_roman_2": _sequence("mac_roman", [0xC3], 1),
+}
+_MOJIBAKE = re.compile("|".join(f"(?P<{k}>{v})" for k, v in _PATTERNS.items()))
 _SPLIT_EMOJI = re.compile("([\u1f00-\u1faf])([0-9A-Fa-f])")
 
 

@@ -21,6 +21,7 @@ from fedcmi_jax.models.layers import (
     dense,
     max_pool,
 )
+from fedcmi_jax.models.signal_encoders import har_conv, spectrogram_conv
 from fedcmi_jax.types import Array
 
 
@@ -157,5 +158,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
     "resnet18": resnet18,
+    "har_conv": har_conv,
+    "spectrogram_conv": spectrogram_conv,
 }
 """Registry of encoder factories."""

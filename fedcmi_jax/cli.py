@@ -1,4 +1,4 @@
-"""The ``fedcmi`` command: train, resume, list.
+"""The ``fedcmi`` command: train, resume, data, list.
 
 Exit codes: 0 done, 1 the training diverged, 2 a user's mistake (one line on standard
 error, nothing written), 130 / 143 stopped by SIGINT / SIGTERM with everything saved.
@@ -15,7 +15,7 @@ import jax
 import rich.console
 
 from fedcmi_jax import config as configs
-from fedcmi_jax import hosts, launch, report, run, seeds, sweep
+from fedcmi_jax import data_command, hosts, launch, report, run, seeds, sweep
 from fedcmi_jax.bench import command
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.flags import parse, parse_options
@@ -36,6 +36,7 @@ usage: fedcmi COMMAND ...
   resume RUN                          go on with an interrupted run
   sweep clients [PRESET]              seconds, memory, accuracy at 10 ... 100,000
   bench [--FLAG=VALUE ...]            time compiled rounds; see bench --help
+  data prepare NAME                   download and prepare a data set; see data --help
   list [WHAT]                         {lists}
 
 {launch}
@@ -260,6 +261,10 @@ def _bench(args: list[str]) -> int:
     return 0
 
 
+def _data(args: list[str]) -> int:
+    return data_command.main(args, lambda line: print(line, flush=True))
+
+
 def _list(args: list[str]) -> int:
     if len(args) > 1:
         raise ValueError(f"list: takes one of {list(LISTS)}, not {args}")
@@ -289,6 +294,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": _resume,
     "sweep": _sweep,
     "bench": _bench,
+    "data": _data,
     "list": _list,
 }
 

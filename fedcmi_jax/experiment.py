@@ -87,7 +87,7 @@ def build(
     """
     check_config(config)
     method = create("method", config.method)
-    dataset = _load_dataset(config, say)
+    dataset = load_dataset(config.dataset, say)
     rng = np.random.default_rng([config.seed, PARTITION_STREAM])
     parts = create("partition", config.partition, dataset.train, config.clients, rng)
     available = partition.allocate_modalities(
@@ -126,10 +126,26 @@ def build(
     )
 
 
-def _load_dataset(config: Config, say: Callable[[str], None]) -> Dataset:
-    factory = data.REGISTRY[config.dataset.name]
-    takes_say = "say" in inspect.signature(factory).parameters
-    made = create("dataset", config.dataset, *((say,) if takes_say else ()))
+def load_dataset(chosen: Any, say: Callable[[str], None]) -> Dataset:
+    """The data set that a section describes, checked.
+
+    Args:
+      chosen: The section ``dataset`` of a configuration.
+      say: Receives the progress of its preparation, and its notes.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: An option is refused, or the data are missing or not sound.
+
+    Example:
+      >>> from fedcmi_jax.config import section
+      >>> load_dataset(section("dataset", "synthetic")(), print).num_classes
+      10
+    """
+    takes_say = "say" in inspect.signature(data.REGISTRY[chosen.name]).parameters
+    made = create("dataset", chosen, *((say,) if takes_say else ()))
     dataset = data.check_dataset(made)
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")

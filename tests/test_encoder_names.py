@@ -89,6 +89,26 @@ def test_train_shows_progress_and_notes(originals, tmp_path, capsys, monkeypatch
     assert "test accuracy" in out
 
 
+def test_data_prepare_shows_progress_counts_and_notes(originals, tmp_path, capsys):
+    code = main(
+        [
+            "data",
+            "prepare",
+            "crisismmd",
+            f"--root={originals / 'crisismmd'}",
+            f"--cache-dir={tmp_path / 'cache'}",
+            "--image-size=8",
+            "--tokens=4",
+        ]
+    )
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert "3 of 3 samples" in out
+    assert "crisismmd: 2 tweets cut to their first 4 tokens" in out
+    assert "crisismmd: image (8, 8, 3), text (4,)" in out
+    assert out.splitlines()[-1].split() == ["clients", "2", "2"]
+
+
 def test_train_without_root_is_one_line(capsys):
     assert main(["train", "cremad"]) == 2
     err = capsys.readouterr().err

@@ -27,6 +27,7 @@ LAYERS = [
     {"bench"},
     {"sweep", "seeds"},
     {"report", "flags"},
+    {"data_command"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -22,6 +22,7 @@ from typing import IO
 import numpy as np
 
 from fedcmi_jax.data._decoding import Decode, Item, Say, decoded
+from fedcmi_jax.data.tfds.prepare import data_root
 
 VERSION = 1
 """Part of the key; to be raised whenever the same files would give other arrays."""
@@ -30,11 +31,10 @@ _DTYPE = np.dtype(np.float32)
 
 
 def cache_root(cache_dir: str | None) -> pathlib.Path:
-    """Folder of all prepared data sets.
+    """Folder of all prepared arrays.
 
     Args:
-      cache_dir: The folder; None: fedcmi_jax/media in the user's cache folder
-        ($XDG_CACHE_HOME or ~/.cache), beside the compiled programs.
+      cache_dir: The folder; None: ``media`` in the root of all prepared data.
 
     Returns:
       An absolute path, which need not exist.
@@ -43,10 +43,9 @@ def cache_root(cache_dir: str | None) -> pathlib.Path:
       >>> str(cache_root("/data/prepared"))
       '/data/prepared'
     """
-    if cache_dir is not None:
-        return pathlib.Path(cache_dir).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache).absolute() / "fedcmi_jax" / "media"
+    if cache_dir is None:
+        return data_root() / "media"
+    return pathlib.Path(cache_dir).expanduser().absolute()
 
 
 def prepared(
@@ -72,7 +71,7 @@ def prepared(
         that other processes can be given it. Its arguments are part of the key.
       shapes: Modality -> shape of one sample.
       root: Folder of the sources; their names below it are part of the key.
-      cache_dir: Folder of all prepared data sets; None: the user's cache folder.
+      cache_dir: Folder of all prepared arrays; None: see `cache_root`.
       workers: Processes that decode; 1: this one.
       say: Receives progress.
 

@@ -1,5 +1,6 @@
 """The one record every data set becomes."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +101,25 @@ def check_dataset(dataset: Dataset) -> Dataset:
                 f"{where}: {len(split.clients)} client ids for {split.size} labels"
             )
     return dataset
+
+
+def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    """Refuses a value that an option of a data set does not have.
+
+    Args:
+      option: Name of the option, for the message.
+      value: What was given.
+      choices: What there is.
+
+    Raises:
+      ValueError: value is none of the choices.
+
+    Example:
+      >>> check_choice("normalize", "window", ("window", "none"))
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{option}={value!r}: choose from {', '.join(choices)}")
 
 
 def _first_not_finite(values: np.ndarray) -> int | None:

@@ -27,6 +27,8 @@ class Entry(NamedTuple):
 
 _DIGITS = "comes with scikit-learn"
 _DIGITS_LICENCE = "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)"
+_DOWNLOADED = "downloaded on first use"
+_MNIST_LICENCE = "CC BY-SA 3.0, commonly stated (MNIST)"
 
 CATALOG: dict[str, Entry] = {
     "noisy_digits": Entry(
@@ -55,6 +57,42 @@ CATALOG: dict[str, Entry] = {
         clients="",
         get="drawn at random",
         licence="none needed",
+    ),
+    "noisy_mnist": Entry(
+        modalities=("clean", "noisy"),
+        classes=10,
+        train=60_000,
+        test=10_000,
+        clients="",
+        get=_DOWNLOADED,
+        licence=_MNIST_LICENCE,
+    ),
+    "cg_mnist": Entry(
+        modalities=("gray", "color"),
+        classes=10,
+        train=60_000,
+        test=10_000,
+        clients="",
+        get=_DOWNLOADED,
+        licence=_MNIST_LICENCE,
+    ),
+    "av_mnist": Entry(
+        modalities=("image", "audio"),
+        classes=10,
+        train=60_000,
+        test=10_000,
+        clients="5 speakers",
+        get=_DOWNLOADED,
+        licence=f"{_MNIST_LICENCE}; CC BY-SA 4.0 (FSDD)",
+    ),
+    "hapt": Entry(
+        modalities=("acc", "gyro"),
+        classes=6,
+        train=7_415,
+        test=2_996,
+        clients="21 volunteers",
+        get="by hand, https://archive.ics.uci.edu/dataset/341, as manual_dir",
+        licence="CC BY 4.0 (UCI)",
     ),
     "cremad": Entry(
         modalities=("audio", "visual"),

@@ -71,8 +71,8 @@ def cremad(
       splits: Folder of train.csv and test.csv; None: root.
       frames: Frames per clip, F, evenly spread over those kept (public code: 2).
       image_size: Pixels of a side.
-      cache_dir: Folder of prepared arrays; None: fedcmi_jax/media in the user's
-        cache folder. It may be deleted at any time.
+      cache_dir: Folder of prepared arrays, which may be deleted at any time; None:
+        ``media`` in $FEDCMI_DATA_ROOT or in the user's cache.
       workers: Processes that prepare; 1: this one.
 
     Returns:

@@ -88,8 +88,8 @@ def crisismmd(
         instead of tokens: the rows of the training list in order, then those of the
         test list.
       image_size: Pixels of a side.
-      cache_dir: Folder of prepared arrays; None: fedcmi_jax/media in the user's
-        cache folder. It may be deleted at any time.
+      cache_dir: Folder of prepared arrays, which may be deleted at any time; None:
+        ``media`` in $FEDCMI_DATA_ROOT or in the user's cache.
       workers: Processes that prepare; 1: this one.
 
     Returns:

@@ -71,8 +71,8 @@ def modelnet40(
       splits: Folder of train.txt and test.txt; None: what is found in root.
       views: Numbers of the views, 1 to 12; each is a modality.
       image_size: Pixels of a side.
-      cache_dir: Folder of prepared arrays; None: fedcmi_jax/media in the user's
-        cache folder. It may be deleted at any time.
+      cache_dir: Folder of prepared arrays, which may be deleted at any time; None:
+        ``media`` in $FEDCMI_DATA_ROOT or in the user's cache.
       workers: Processes that prepare; 1: this one.
 
     Returns:

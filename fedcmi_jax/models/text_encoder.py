@@ -38,7 +38,7 @@ class TextEncoder(nn.Module):
         ids = x.astype(jnp.int32)
         real = ids > 0
         # torch's initialisation of an embedding is Normal(0, 1).
-        init = nn.initializers.normal(1.0)
+        init = nn.initializers.normal(0.02)
         table = self.param("embedding", init, (self.buckets, self.width))
         h = table[ids % self.buckets]
         if self.blocks:

@@ -92,19 +92,19 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "av-mnist": Preset(
-        "FedCMI on written and spoken digits, convnets",
+        "FedCMI on written and spoken digits, image and spectrogram convnets",
         {
             "dataset": {
                 "name": "av_mnist",
                 "train_samples": 6_000,
                 "test_samples": 2_000,
             },
-            "encoder": {"name": "convnet", "features": 64},
+            "encoder": {"name": "convnet", "features": 128},
+            "encoder_names": ("convnet", "spectrogram_conv"),
             "method": {"name": "fedcmi"},
-            "model": {"width": 64},
             "clients": 20,
             "clients_per_round": 5,
-            "local": {"epochs": 2, "batch_size": 32, "learning_rate": 0.005},
+            "local": {"epochs": 2, "batch_size": 32, "learning_rate": 0.02},
             "rounds": 40,
         },
     ),

@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from fedcmi_jax import data
 from fedcmi_jax.cli import main
 from fedcmi_jax.data.tfds import fsdd, mnist, prepare, read_arrays
 from fedcmi_jax.data.tfds.hapt import Hapt
@@ -224,6 +225,18 @@ def test_two_processes_may_prepare_at_once(raw):
         "clients                   1        1",
     ]
     assert os.listdir(data_root() / "hapt") == ["1.0.0"]
+
+
+def test_damaged_prepared_files_name_their_folder(raw):
+    write_hapt(raw)
+    builder = prepared_hapt()
+    (file,) = builder.data_path.glob("*train*")
+    content = file.read_bytes()
+    for damage in (content[: len(content) // 2], content[:100] + bytes(50), b""):
+        file.write_bytes(damage)
+        one_line(lambda: data.load("hapt"), "hapt/1.0.0, train split: damaged (")
+    file.unlink()
+    one_line(lambda: data.load("hapt"), "No such file", "prepare the data set again")
 
 
 def test_a_wrong_checksum_names_file_hashes_and_remedy(raw):

@@ -20,11 +20,22 @@ def records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
 
     Yields:
       Feature -> value.
+
+    Raises:
+      ValueError: The stored files are damaged or incomplete; names their folder.
     """
-    source = builder.as_data_source(split)
-    for start in range(0, len(source), _CHUNK):
-        rows = range(start, min(start + _CHUNK, len(source)))
-        yield from source.__getitems__(list(rows))
+    # What the readers of the format raise, whatever is wrong with a file.
+    try:
+        source = builder.as_data_source(split)
+        for start in range(0, len(source), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(source)))
+            yield from source.__getitems__(list(rows))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{builder.data_path}, {split} split: damaged ({reason}); delete the "
+            "folder and prepare the data set again"
+        ) from None
 
 
 def read_arrays(
@@ -43,12 +54,14 @@ def read_arrays(
     Raises:
       ValueError: A record's shape differs from the first one's; names the row.
     """
-    n = builder.info.splits[split].num_examples
     arrays: dict[str, np.ndarray] = {}
     for row, record in enumerate(records(builder, split)):
         for name in features:
             value = np.asarray(record[name])
-            array = arrays.setdefault(name, np.empty((n, *value.shape), value.dtype))
+            if row == 0:
+                n = builder.info.splits[split].num_examples
+                arrays[name] = np.empty((n, *value.shape), value.dtype)
+            array = arrays[name]
             if value.shape != array.shape[1:]:
                 raise ValueError(
                     f"{builder.info.full_name}, {split} split, row {row}: {name!r} has "
@@ -112,10 +125,11 @@ def tfds(
 
     def split(part: str) -> Split:
         try:
-            arrays = read_arrays(builder, part, (*modalities.values(), label))
-        except (KeyError, NotImplementedError) as error:
+            builder.as_data_source(part)
+        except (KeyError, ValueError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{name}, split {part!r}: {reason}") from None
+        arrays = read_arrays(builder, part, (*modalities.values(), label))
         inputs = {m: _checked_float(name, f, arrays[f]) for m, f in modalities.items()}
         return Split(inputs, arrays[label].astype(np.int32))
 

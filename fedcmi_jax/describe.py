@@ -11,9 +11,8 @@ import numpy as np
 import rich.console
 import rich.table
 
-from fedcmi_jax import data
-from fedcmi_jax.config import check_config, create
-from fedcmi_jax.experiment import deal
+from fedcmi_jax.config import check_config
+from fedcmi_jax.dealing import deal, load_dataset
 from fedcmi_jax.flags import parse
 
 USAGE = """\
@@ -86,7 +85,7 @@ def holdings(config: Any) -> Holdings:
       [3, 3]
     """
     check_config(replace(config, clients_per_round=1))
-    dataset = data.check_dataset(create("dataset", config.dataset))
+    dataset = load_dataset(config.dataset, lambda text: None)
     dataset, parts, available = deal(config, dataset)
     labels = dataset.train.labels
     counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)

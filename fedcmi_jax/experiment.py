@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import data, models, partition
-from fedcmi_jax.algorithm import STREAMS, FederatedAlgorithm, build_algorithm
+from fedcmi_jax import models
+from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.augment import crop_and_flip
 from fedcmi_jax.clients import replicate
 from fedcmi_jax.config import (
@@ -20,19 +20,17 @@ from fedcmi_jax.config import (
     check_cohort,
     check_config,
     create,
+    lookup,
+    section,
 )
 from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.dealing import deal, load_dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
 from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
 from fedcmi_jax.methods.base import Method, is_set
-from fedcmi_jax.partition import Partition
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import Model
-
-PARTITION_STREAM = STREAMS.index("partition")
-"""Index of the NumPy stream that deals samples and modalities; one per seed, so that
-all methods share one split."""
 
 
 class Experiment(NamedTuple):
@@ -70,12 +68,17 @@ class Experiment(NamedTuple):
         return self.stream.federation(round) if self.stream else self.federation
 
 
-def build(config: Config, mesh: Mesh | None = None) -> Experiment:
+def build(
+    config: Config,
+    mesh: Mesh | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Experiment:
     """Loads, deals and compiles nothing yet: everything a run needs.
 
     Args:
       config: The configuration.
       mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
+      say: Receives the progress of a data set that is prepared, and its notes.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -91,7 +94,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     """
     check_config(config)
     method = create("method", config.method)
-    dataset = data.check_dataset(create("dataset", config.dataset))
+    dataset = load_dataset(config.dataset, say)
     dataset, parts, available = deal(config, dataset)
     config = dataclasses.replace(config, clients=parts.num_clients)
     check_cohort(config.clients_per_round, config.clients)
@@ -145,33 +148,6 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     )
 
 
-def deal(config: Config, dataset: Dataset) -> tuple[Dataset, Partition, np.ndarray]:
-    """Hands training samples and modalities out to clients; the seed decides how.
-
-    Args:
-      config: The configuration.
-      dataset: The data set.
-
-    Returns:
-      The data set, with what its training samples lack; the partition; and [N, M]
-      bool, True where a client has a modality.
-
-    Raises:
-      ValueError: An option of the partition or the number of clients is impossible.
-    """
-    rng = np.random.default_rng([config.seed, PARTITION_STREAM])
-    parts = create("partition", config.partition, dataset.train, config.clients, rng)
-    available = partition.allocate_modalities(
-        parts.num_clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
-    )
-    if config.missing_fraction:
-        present = partition.drop_modalities(
-            dataset.train, parts, available, rng, fraction=config.missing_fraction
-        )
-        dataset = dataset._replace(train=dataset.train._replace(available=present))
-    return dataset, parts, available
-
-
 def rounds_per_call(config: Config) -> int:
     """Rounds that one compiled call can do; a stream feeds it round by round."""
     return 1 if config.stream else config.rounds_per_call or config.eval_every
@@ -187,8 +163,37 @@ def _check_stream(method: Method) -> None:
         raise ValueError("stream: runs in one process; leave stream out with several")
 
 
+def _encoders(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The encoder of every modality."""
+    modalities = dataset.modalities
+    names = config.encoder_names or (config.encoder.name,) * len(modalities)
+    if len(names) != len(modalities):
+        raise ValueError(
+            f"encoder_names: {len(names)} for the {len(modalities)} modalities "
+            f"{', '.join(modalities)}; give one each"
+        )
+    encoders = {}
+    for modality, given in zip(modalities, names, strict=True):
+        name = lookup("encoder_names", given, models.ENCODERS)
+        own = (
+            config.encoder
+            if name == config.encoder.name
+            else section("encoder", name)()
+        )
+        encoders[modality] = create("encoder", own)
+        # Any encoder can be run on any numbers; words as quantities teach it nothing.
+        is_text = np.issubdtype(dataset.train.inputs[modality].dtype, np.integer)
+        if is_text != getattr(encoders[modality], "takes_token_ids", False):
+            has, remedy = ("token ids", "text") if is_text else ("numbers", "another")
+            raise ValueError(
+                f"encoder_names: modality {modality!r} has {has}, which encoder "
+                f"{name!r} does not take; give {remedy}"
+            )
+    return encoders
+
+
 def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:
-    encoders = {m: create("encoder", config.encoder) for m in dataset.modalities}
+    encoders = _encoders(config, dataset)
     chosen, sizes = config.model, (dataset.shapes, dataset.num_classes)
     plain = chosen.architecture == "auto" and not needs_projectors
     if plain or chosen.architecture == "classifier":

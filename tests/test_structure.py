@@ -22,13 +22,16 @@ LAYERS = [
     {"local", "aggregate"},
     {"clients", "hosts"},
     {"algorithm"},
-    {"config", "run_folder", "launch", "streaming"},
-    {"presets", "checkpoint", "experiment", "autotune"},
+    {"config", "run_folder", "launch"},
+    {"presets", "checkpoint", "dealing", "autotune"},
+    {"streaming"},
+    {"experiment"},
     {"run"},
     {"bench"},
     {"sweep", "seeds"},
     {"report", "flags"},
     {"describe"},
+    {"data_command"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

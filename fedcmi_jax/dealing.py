@@ -1,0 +1,70 @@
+"""The data of a configuration: loaded, and dealt to clients."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fedcmi_jax import data, partition
+from fedcmi_jax.algorithm import STREAMS
+from fedcmi_jax.config import Config, create
+from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.partition import Partition
+
+PARTITION_STREAM = STREAMS.index("partition")
+"""Index of the NumPy stream that deals samples and modalities; one per seed, so that
+all methods share one split."""
+
+
+def load_dataset(chosen: Any, say: Callable[[str], None]) -> Dataset:
+    """The data set that a section describes, checked.
+
+    Args:
+      chosen: The section ``dataset`` of a configuration.
+      say: Receives the progress of its preparation, and its notes.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: An option is refused, or the data are missing or not sound.
+
+    Example:
+      >>> from fedcmi_jax.config import section
+      >>> load_dataset(section("dataset", "synthetic")(), print).num_classes
+      10
+    """
+    takes_say = "say" in inspect.signature(data.REGISTRY[chosen.name]).parameters
+    made = create("dataset", chosen, *((say,) if takes_say else ()))
+    dataset = data.check_dataset(made)
+    for note in dataset.notes:
+        say(f"{dataset.name}: {note}")
+    return dataset
+
+
+def deal(config: Config, dataset: Dataset) -> tuple[Dataset, Partition, np.ndarray]:
+    """Hands training samples and modalities out to clients; the seed decides how.
+
+    Args:
+      config: The configuration.
+      dataset: The data set.
+
+    Returns:
+      The data set, with what its training samples lack; the partition; and [N, M]
+      bool, True where a client has a modality.
+
+    Raises:
+      ValueError: An option of the partition or the number of clients is impossible.
+    """
+    rng = np.random.default_rng([config.seed, PARTITION_STREAM])
+    parts = create("partition", config.partition, dataset.train, config.clients, rng)
+    available = partition.allocate_modalities(
+        parts.num_clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
+    )
+    if config.missing_fraction:
+        present = partition.drop_modalities(
+            dataset.train, parts, available, rng, fraction=config.missing_fraction
+        )
+        dataset = dataset._replace(train=dataset.train._replace(available=present))
+    return dataset, parts, available

@@ -217,6 +217,11 @@ MISTAKES = [
     ),
     ("cremad", holding("test.csv", b"\n"), r"test.csv: is empty"),
     ("ave", changed("trainSet.txt", "&good&1", "&1"), r"row 2: 4 columns, expected 5"),
+    (
+        "ave",
+        changed("trainSet.txt", "&b&", "&../b&"),
+        r"row 2: '../b' is no video's id",
+    ),
     ("ave", changed("trainSet.txt", "Bark", "Brak"), r"row 2: unknown class 'Brak'"),
     ("ave", changed("trainSet.txt", "&1&4", "&4&1"), r"row 2: start '4' and end '1'"),
     ("ave", changed("trainSet.txt", "&1&4", "&1&x"), r"row 2: start '1' and end 'x'"),

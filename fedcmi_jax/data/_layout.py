@@ -69,7 +69,7 @@ def listed(
         another number of columns; names file and row.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ValueError(
             f"{path}: {error.strerror}; restore the file or give its folder as splits"

@@ -6,6 +6,7 @@ preprocessing of the FedCMI code (methods 0.2).
 
 import functools
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ SECONDS = 10.0
 """Length of the sound after tiling (methods 0.2)."""
 FEWEST_FRAMES = 10
 """Frames kept of an event shorter than as many seconds."""
+
+_ID = re.compile(r"[\w-]+")
 
 
 class Event(NamedTuple):
@@ -144,6 +147,8 @@ def read_split(
                 f"{where}: unknown class {name!r}, testSet.txt has none of it; correct "
                 "the row"
             )
+        if not _ID.fullmatch(video):
+            raise ValueError(f"{where}: {video!r} is no video's id; correct the row")
         try:
             start, end = map(float, times)
         except ValueError:

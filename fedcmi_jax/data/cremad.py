@@ -7,6 +7,7 @@ and the 6,698 / 744 split of OGM-GE (arXiv 2203.15332).
 
 import functools
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ FEWEST_FRAMES = 3
 """Frames kept of a video shorter than as many seconds."""
 
 _AUDIO, _VIDEO, _FRAMES = "AudioWAV", "VideoFlash", "Image-01-FPS"
-_ID_PARTS = 4  # actor, sentence, emotion, level
+_ID = re.compile(r"(\d+)_\w+_([A-Z]+)_[A-Z]+")
 
 
 class Clip(NamedTuple):
@@ -133,8 +134,8 @@ def read_split(path: pathlib.Path) -> list[Clip]:
     """
     clips = []
     for where, (clip, emotion) in _layout.listed(path, ",", 2):
-        parts = clip.split("_")
-        if len(parts) != _ID_PARTS:
+        match = _ID.fullmatch(clip)
+        if match is None:
             raise ValueError(
                 f"{where}: {clip!r} is no clip such as 1088_IOM_NEU_XX; correct the row"
             )
@@ -142,12 +143,12 @@ def read_split(path: pathlib.Path) -> list[Clip]:
             raise ValueError(
                 f"{where}: unknown class {emotion!r}; use one of {', '.join(CLASSES)}"
             )
-        if parts[2] != emotion:
+        if match[2] != emotion:
             raise ValueError(
-                f"{where}: {clip} is labelled {emotion}, its name says {parts[2]}; "
+                f"{where}: {clip} is labelled {emotion}, its name says {match[2]}; "
                 "correct the row"
             )
-        clips.append(Clip(clip, parts[0], CLASSES.index(emotion), where))
+        clips.append(Clip(clip, match[1], CLASSES.index(emotion), where))
     return clips
 
 

@@ -38,6 +38,7 @@ _PUBLISHED: dict[str, Any] = {
         "learning_rate_min": 1e-4,
         "knee": 80,  # T_0, methods 0.6; momentum 0.9, weight decay 1e-4: our defaults
     },
+    "stream": True,  # 3 to 12 GB of images: each cohort's are sent
 }
 
 PRESETS: dict[str, Preset] = {
@@ -115,8 +116,9 @@ PRESETS: dict[str, Preset] = {
             "encoder": {"name": "har_conv", "features": 128},
             "method": {"name": "fedcmi"},
             "model": {"width": 128},
-            # As many clients as volunteers in the training split.
-            "clients": 21,
+            # One client per volunteer of the training split: 21.
+            "partition": {"name": "natural"},
+            "clients": 0,
             "clients_per_round": 5,
             "local": {"epochs": 2, "batch_size": 32, "learning_rate": 0.01},
             "rounds": 60,
@@ -129,6 +131,7 @@ PRESETS: dict[str, Preset] = {
         | {
             "dataset": {"name": "cremad", "frames": 2},  # default of num_frame
             "encoder": {"name": "resnet18"},  # both modalities, methods 0.2
+            "local": _PUBLISHED["local"] | {"augment": ("visual",)},
         },
     ),
     "ave": Preset(
@@ -138,6 +141,7 @@ PRESETS: dict[str, Preset] = {
         | {
             "dataset": {"name": "ave", "frames": 4},  # num_frame of the run script
             "encoder": {"name": "resnet18"},  # both modalities, methods 0.2
+            "local": _PUBLISHED["local"] | {"augment": ("visual",)},
         },
     ),
     "crisismmd": Preset(
@@ -165,6 +169,7 @@ PRESETS: dict[str, Preset] = {
         | {
             "dataset": {"name": "modelnet40"},
             "encoder": {"name": "resnet18"},  # both views, methods 0.2
+            "local": _PUBLISHED["local"] | {"augment": ("view1", "view7")},
         },
     ),
 }

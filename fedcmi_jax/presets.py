@@ -155,7 +155,7 @@ PRESETS: dict[str, Preset] = {
             # wide as the images' features.
             "encoder": {"name": "text", "features": 512, "width": 128},
             "encoder_names": ("resnet18", "text"),
-            # The code's 1e-3 is for a pretrained BERT: with it the bag still guesses the
+            # The code's 1e-3 is for a pretrained BERT: the bag still guesses the
             # majority class after 1,700 steps. With 0.02 it reaches 0.70 on text alone
             # in 10 rounds (K 20, S 5, E 10). T_0 25: methods 0.6.
             "local": _PUBLISHED["local"]

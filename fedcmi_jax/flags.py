@@ -56,7 +56,7 @@ def parse_options(cls: type[Options], args: Sequence[str], prog: str) -> Options
     """Reads the flags of a command whose options are one flat dataclass.
 
     Args:
-      cls: The dataclass.
+      cls: The dataclass; every field has a default.
       args: ``[--FLAG=VALUE ...]``.
       prog: The command, for its help.
 
@@ -80,7 +80,8 @@ def parse_options(cls: type[Options], args: Sequence[str], prog: str) -> Options
         name = text.partition("=")[0].removeprefix("--").replace("-", "_")
         if text.startswith("--"):
             configs.lookup("flag", name, known)
-    return _in_one_line(lambda: tyro.cli(cls, args=args, prog=prog), prog)
+    flags = _spelled_for_tyro(args, cls())
+    return _in_one_line(lambda: tyro.cli(cls, args=flags, prog=prog), prog)
 
 
 def _in_one_line(parse: Callable[[], Options], prog: str) -> Options:
@@ -152,7 +153,7 @@ def _check_flags(flags: list[str], base: configs.Config) -> None:
                 raise ValueError(f"flag: unknown {text!r}{of}; {hint}") from None
 
 
-def _spelled_for_tyro(flags: list[str], base: configs.Config) -> list[str]:
+def _spelled_for_tyro(flags: Sequence[str], base: object) -> list[str]:
     """``--a=x,y`` as ``--a x y`` for lists, ``--a=True`` as ``--a`` for booleans."""
     spelled = []
     for text in flags:

@@ -270,3 +270,10 @@ def test_a_signal_saves_and_says_how_to_go_on(number):
     last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
     assert (Path("run/checkpoints") / str(last["round"])).is_dir()
     assert not Path("run/summary.json").exists()
+
+
+def test_lists_are_spelled_alike_in_all_commands():
+    """--views=1,7 of data prepare, as of train."""
+    section = configs.section("dataset", "modelnet40")
+    options = parse_options(section, ["--views=3,5"], "fedcmi data prepare")
+    assert options.views == (3, 5)

@@ -11,6 +11,7 @@ import pytest
 import fedcmi_jax
 from fedcmi_jax import config as configs
 from fedcmi_jax.cli import COMMANDS, LISTS, main, parse
+from fedcmi_jax.flags import parse_options
 from fedcmi_jax.presets import PRESETS
 from tests.test_config import ENTRIES, TINY
 

@@ -1,12 +1,14 @@
 """The real files: exact counts, and labels against the official lists."""
 
 import collections
+import json
 import zipfile
 
 import numpy as np
 import pytest
 
 from fedcmi_jax import data
+from fedcmi_jax.cli import main
 from fedcmi_jax.data.catalog import CATALOG
 from fedcmi_jax.data.cg_digits import CLASS_COLORS
 from fedcmi_jax.data.tfds import fsdd, mnist, prepare, read_arrays
@@ -127,3 +129,38 @@ def test_noisy_mnist_is_complete(root):
     assert np.bincount(loaded.test.labels).tolist() == MNIST_TEST
     assert abs(loaded.train.inputs["clean"].mean() - 0.1307) < 1e-4
     assert abs(loaded.train.inputs["noisy"].mean() - 0.6307) < 1e-3
+
+
+def trained_in_one_place(preset, root, folder, *flags):
+    """Final metrics of FedAvg with one client that has everything."""
+    argv = [
+        *("train", preset, "--method.name=fedavg", "--partition.name=iid"),
+        *("--clients=1", "--clients-per-round=1", "--multi-ratio=1"),
+        *("--local.epochs=1", f"--output={folder}/run"),
+        *(f"--dataset.data-dir={root}", f"--dataset.manual-dir={REAL}"),
+    ]
+    assert main([*argv, *flags]) == 0
+    return json.loads((folder / "run/summary.json").read_text())["final"]
+
+
+@pytest.mark.slow
+def test_hapt_in_one_place(root, tmp_path):
+    real("hapt")
+    final = trained_in_one_place("hapt", root, tmp_path, "--rounds=6")
+    assert final["acc"] >= 0.90
+    assert final["acc_acc_zero"] > final["acc_gyro_zero"]
+
+
+@pytest.mark.slow
+def test_av_mnist_in_one_place(root, tmp_path):
+    flags = ("--rounds=4", "--local.learning-rate=0.02")
+    assert trained_in_one_place("av-mnist", root, tmp_path, *flags)["acc"] >= 0.97
+
+
+@pytest.mark.slow
+def test_the_color_of_cg_mnist_misleads(root, tmp_path):
+    flags = ("--rounds=3", "--local.learning-rate=0.02", "--eval-every=3")
+    final = trained_in_one_place("cg-mnist", root, tmp_path, *flags)
+    assert final["loss_task"] < 0.4  # of the training samples; by chance 2.3
+    assert final["acc"] < 0.6
+    assert final["acc_color_zero"] < 0.4

@@ -1,4 +1,4 @@
-"""The ``fedcmi`` command: train, resume, list.
+"""The ``fedcmi`` command: train, resume, data, list.
 
 Exit codes: 0 done, 1 the training diverged, 2 a user's mistake (one line on standard
 error, nothing written), 130 / 143 stopped by SIGINT / SIGTERM with everything saved.
@@ -15,7 +15,7 @@ import jax
 import rich.console
 
 from fedcmi_jax import config as configs
-from fedcmi_jax import hosts, launch, report, run, seeds, sweep
+from fedcmi_jax import data_command, hosts, launch, report, run, seeds, sweep
 from fedcmi_jax.bench import command
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.flags import parse, parse_options
@@ -36,6 +36,7 @@ usage: fedcmi COMMAND ...
   resume RUN                          go on with an interrupted run
   sweep clients [PRESET]              seconds, memory, accuracy at 10 ... 100,000
   bench [--FLAG=VALUE ...]            time compiled rounds; see bench --help
+  data prepare NAME                   download and prepare a data set; see data --help
   list [WHAT]                         {lists}
 
 {launch}
@@ -129,7 +130,7 @@ def _train(args: list[str]) -> int:
         return _train_seeds(count, config, folder)
     check_free(folder)
     mesh = launch.start(where)
-    experiment = build(config, mesh)
+    experiment = build(config, mesh, _say)
     if not hosts.is_main():
         return _run(experiment, folder)
     create(folder)
@@ -156,7 +157,7 @@ def _resume(args: list[str]) -> int:
         if (folder / run.SUMMARY).exists():
             print(f"{folder} is finished: {config.rounds} rounds; nothing to do")
             return 0
-        return _run(build(config, mesh), folder)
+        return _run(build(config, mesh, _say), folder)
 
 
 def _run(experiment: Experiment, folder: pathlib.Path) -> int:
@@ -240,7 +241,7 @@ def _train_seeds(count: str, config: configs.Config, folder: pathlib.Path) -> in
     if not count.isdecimal() or int(count) < 1:
         raise ValueError(f"--seeds: {count!r} is no whole number of 1 or more")
     check_free(folder)
-    experiment = build(config)
+    experiment = build(config, say=_say)
     create(folder)
     with lock(folder):
         run.write_config(folder, config)
@@ -262,6 +263,10 @@ def _bench(args: list[str]) -> int:
     return 0
 
 
+def _data(args: list[str]) -> int:
+    return data_command.main(args, lambda line: print(line, flush=True))
+
+
 def _list(args: list[str]) -> int:
     if len(args) > 1:
         raise ValueError(f"list: takes one of {list(LISTS)}, not {args}")
@@ -279,7 +284,7 @@ def _list(args: list[str]) -> int:
 
 LISTS: dict[str, Callable] = {
     "presets": report.list_presets,
-    "datasets": lambda: report.list_registry("dataset"),
+    "datasets": report.list_datasets,
     "methods": lambda: report.list_registry("method"),
     "partitions": lambda: report.list_registry("partition"),
     "encoders": lambda: report.list_registry("encoder"),
@@ -291,8 +296,14 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": _resume,
     "sweep": _sweep,
     "bench": _bench,
+    "data": _data,
     "list": _list,
 }
+
+
+def _say(text: str) -> None:
+    if hosts.is_main():
+        print(f"fedcmi: {text}", file=sys.stderr, flush=True)
 
 
 def _fail(message: str, code: int) -> int:

@@ -173,6 +173,9 @@ class Config:
       dataset: Data set and its options.
       partition: How samples are dealt to clients, and options.
       encoder: Encoder of every modality, and options.
+      encoder_names: Encoder of each modality, in the data set's order, with its default
+        options; a name equal to encoder.name has that section's. Empty: encoder for
+        all.
       method: Federated method and options.
       model: The model around the encoders.
       local: Local training.
@@ -201,6 +204,7 @@ class Config:
     dataset: Any = None
     partition: Any = None
     encoder: Any = None
+    encoder_names: tuple[str, ...] = ()
     method: Any = None
     model: ModelConfig = ModelConfig()
     local: LocalConfig = LocalConfig()
@@ -338,6 +342,8 @@ def check_config(config: Config) -> None:
         raise ValueError(
             f"local.weight_decay: {config.local.weight_decay} is negative; try 1e-4"
         )
+    for name in config.encoder_names:
+        lookup("encoder_names", name, models.ENCODERS)
     if config.seed < 0:
         raise ValueError(f"seed: {config.seed} is negative; give 0 or more")
     if config.clients < 0:

@@ -1,8 +1,9 @@
 """The experiment that a configuration describes: data, model, algorithm, evaluation."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +21,8 @@ from fedcmi_jax.config import (
     check_cohort,
     check_config,
     create,
+    lookup,
+    section,
 )
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
@@ -70,12 +73,17 @@ class Experiment(NamedTuple):
         return self.stream.federation(round) if self.stream else self.federation
 
 
-def build(config: Config, mesh: Mesh | None = None) -> Experiment:
+def build(
+    config: Config,
+    mesh: Mesh | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Experiment:
     """Loads, deals and compiles nothing yet: everything a run needs.
 
     Args:
       config: The configuration.
       mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
+      say: Receives the progress of a data set that is prepared, and its notes.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -91,7 +99,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     """
     check_config(config)
     method = create("method", config.method)
-    dataset = data.check_dataset(create("dataset", config.dataset))
+    dataset = load_dataset(config.dataset, say)
     dataset, parts, available = deal(config, dataset)
     config = dataclasses.replace(config, clients=parts.num_clients)
     check_cohort(config.clients_per_round, config.clients)
@@ -187,8 +195,63 @@ def _check_stream(method: Method) -> None:
         raise ValueError("stream: runs in one process; leave stream out with several")
 
 
+def load_dataset(chosen: Any, say: Callable[[str], None]) -> Dataset:
+    """The data set that a section describes, checked.
+
+    Args:
+      chosen: The section ``dataset`` of a configuration.
+      say: Receives the progress of its preparation, and its notes.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: An option is refused, or the data are missing or not sound.
+
+    Example:
+      >>> from fedcmi_jax.config import section
+      >>> load_dataset(section("dataset", "synthetic")(), print).num_classes
+      10
+    """
+    takes_say = "say" in inspect.signature(data.REGISTRY[chosen.name]).parameters
+    made = create("dataset", chosen, *((say,) if takes_say else ()))
+    dataset = data.check_dataset(made)
+    for note in dataset.notes:
+        say(f"{dataset.name}: {note}")
+    return dataset
+
+
+def _encoders(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The encoder of every modality."""
+    modalities = dataset.modalities
+    names = config.encoder_names or (config.encoder.name,) * len(modalities)
+    if len(names) != len(modalities):
+        raise ValueError(
+            f"encoder_names: {len(names)} for the {len(modalities)} modalities "
+            f"{', '.join(modalities)}; give one each"
+        )
+    encoders = {}
+    for modality, given in zip(modalities, names, strict=True):
+        name = lookup("encoder_names", given, models.ENCODERS)
+        own = (
+            config.encoder
+            if name == config.encoder.name
+            else section("encoder", name)()
+        )
+        encoders[modality] = create("encoder", own)
+        # Any encoder can be run on any numbers; words as quantities teach it nothing.
+        is_text = np.issubdtype(dataset.train.inputs[modality].dtype, np.integer)
+        if is_text != getattr(encoders[modality], "takes_token_ids", False):
+            has, remedy = ("token ids", "text") if is_text else ("numbers", "another")
+            raise ValueError(
+                f"encoder_names: modality {modality!r} has {has}, which encoder "
+                f"{name!r} does not take; give {remedy}"
+            )
+    return encoders
+
+
 def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:
-    encoders = {m: create("encoder", config.encoder) for m in dataset.modalities}
+    encoders = _encoders(config, dataset)
     chosen, sizes = config.model, (dataset.shapes, dataset.num_classes)
     plain = chosen.architecture == "auto" and not needs_projectors
     if plain or chosen.architecture == "classifier":

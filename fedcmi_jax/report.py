@@ -9,6 +9,7 @@ import rich.progress
 import rich.table
 
 from fedcmi_jax.config import REGISTRIES
+from fedcmi_jax.data.catalog import CATALOG
 from fedcmi_jax.presets import PRESETS
 from fedcmi_jax.run import CONFIG, METRICS, SUMMARY, Observer, Summary
 from fedcmi_jax.run_folder import MetricsLog, read_json
@@ -118,6 +119,33 @@ def list_registry(kind: str) -> rich.table.Table:
     table = rich.table.Table("name", "what", box=None, pad_edge=False)
     for name, factory in sorted(REGISTRIES[kind].items()):
         table.add_row(name, (factory.__doc__ or "").strip().splitlines()[0])
+    return table
+
+
+def list_datasets() -> rich.table.Table:
+    """The catalogue of the data sets."""
+    table = rich.table.Table(
+        "name",
+        "modalities",
+        "classes",
+        "train",
+        "test",
+        "natural clients",
+        "how to get it",
+        "licence",
+        box=None,
+        pad_edge=False,
+    )
+    for name, entry in CATALOG.items():
+        counts = (entry.classes, entry.train, entry.test)
+        table.add_row(
+            name,
+            ", ".join(entry.modalities),
+            *("any" if count is None else f"{count:,}" for count in counts),
+            entry.clients or "-",
+            entry.get,
+            entry.licence,
+        )
     return table
 
 

@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """A padded batch of one client's samples.
 
     Attributes:
-      inputs: Modality name -> [B, ...] float32.
+      inputs: Modality name -> [B, ...] float32, or int32 token ids.
       labels: [B] int32 in [0, C).
       valid: [B] float32, 1 for a real sample and 0 for padding.
       available: [B, M] float32, 1 where the sample's modality may be looked at.

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from fedcmi_jax.data import REGISTRY, Split, check_dataset, load
+from fedcmi_jax.data import REGISTRY, Split, base, check_dataset, load
 from fedcmi_jax.data._digits import digit_splits, split_indices
 from fedcmi_jax.data.cg_digits import CLASS_COLORS, colorize
 from fedcmi_jax.data.noisy_digits import noisy_view, same_class_partners
@@ -19,7 +19,7 @@ def images_in(images):
     return {image.tobytes() for image in images}
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", ["noisy_digits", "cg_digits", "synthetic"])
 def test_registered_data_set(name):
     first, again, other = load(name), load(name), load(name, seed=1)
     assert first.name == name
@@ -271,3 +271,27 @@ def test_synthetic_natural_clients_share_the_samples_at_random():
         assert counts.max() - counts.min() <= 1
     classes = np.bincount(shared.train.labels[shared.train.clients == 0], minlength=10)
     assert classes.min() > 0
+
+
+def test_check_dataset_looks_at_large_arrays_piece_by_piece(monkeypatch):
+    dataset = load("synthetic", train_samples=100, test_samples=2, features=8)
+    dataset.train.inputs["weak"][77, 5] = np.inf
+    row_bytes = 8 * 4
+    monkeypatch.setattr(base, "_CHECKED_BYTES", 10 * row_bytes)
+    looked_at, isfinite = [], np.isfinite
+
+    def spy(values):
+        looked_at.append(len(values))
+        return isfinite(values)
+
+    monkeypatch.setattr(np, "isfinite", spy)
+    with pytest.raises(ValueError, match="train split, modality 'weak', row 77"):
+        check_dataset(dataset)
+    assert looked_at == [10] * 10 + [10] * 8
+
+
+def test_check_dataset_takes_token_ids():
+    dataset = load("synthetic", train_samples=4, test_samples=2)
+    for split in (dataset.train, dataset.test):
+        split.inputs["weak"] = np.ones((split.size, 5), np.int32)
+    assert check_dataset(dataset) is dataset

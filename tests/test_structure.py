@@ -29,6 +29,7 @@ LAYERS = [
     {"sweep", "seeds"},
     {"report", "flags"},
     {"describe"},
+    {"data_command"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -3,17 +3,34 @@
 import inspect
 from collections.abc import Callable, Iterable
 
+from fedcmi_jax.data.av_mnist import av_mnist as av_mnist
+from fedcmi_jax.data.ave import ave as ave
 from fedcmi_jax.data.base import Dataset as Dataset
 from fedcmi_jax.data.base import Split as Split
 from fedcmi_jax.data.base import check_dataset as check_dataset
 from fedcmi_jax.data.cg_digits import cg_digits as cg_digits
+from fedcmi_jax.data.cg_mnist import cg_mnist as cg_mnist
+from fedcmi_jax.data.cremad import cremad as cremad
+from fedcmi_jax.data.crisismmd import crisismmd as crisismmd
+from fedcmi_jax.data.hapt import hapt as hapt
+from fedcmi_jax.data.modelnet40 import modelnet40 as modelnet40
 from fedcmi_jax.data.noisy_digits import noisy_digits as noisy_digits
+from fedcmi_jax.data.noisy_mnist import noisy_mnist as noisy_mnist
 from fedcmi_jax.data.synthetic import synthetic as synthetic
+from fedcmi_jax.data.tfds import tfds as tfds
 
 REGISTRY: dict[str, Callable[..., Dataset]] = {
     "noisy_digits": noisy_digits,
     "cg_digits": cg_digits,
     "synthetic": synthetic,
+    "noisy_mnist": noisy_mnist,
+    "cg_mnist": cg_mnist,
+    "av_mnist": av_mnist,
+    "hapt": hapt,
+    "cremad": cremad,
+    "ave": ave,
+    "crisismmd": crisismmd,
+    "modelnet40": modelnet40,
 }
 """Name -> factory."""
 

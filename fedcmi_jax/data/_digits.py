@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from fedcmi_jax.data.sampling import stratified_sample
+
 CLASS_NAMES = tuple("0123456789")
 
 _MAX_INTENSITY = 16.0  # load_digits stores intensities 0..16
@@ -63,8 +65,7 @@ def split_indices(
     """Splits samples at random, stratified by class.
 
     The test split has exactly ceil(test_fraction * n) samples, and every class has its
-    share of them to less than one sample: systematic sampling along the samples
-    sorted by class and shuffled within each.
+    share of them to less than one sample.
 
     Args:
       labels: [n] integers.
@@ -76,9 +77,5 @@ def split_indices(
     """
     n = len(labels)
     num_test = math.ceil(test_fraction * n)
-    shuffled = rng.permutation(n)
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    tickets = np.arange(n + 1) * num_test // n
-    is_test = np.zeros(n, bool)
-    is_test[by_class[np.diff(tickets) > 0]] = True
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    test = stratified_sample(labels, num_test, rng)
+    return np.setdiff1d(np.arange(n), test), test

@@ -1,15 +1,21 @@
 """The one record every data set becomes."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+_CHECKED_BYTES = 1 << 24
+"""Bytes of an array looked at together: no copy of a large memory map, little Python
+per sample. 16 MiB stay in a processor's cache or near it."""
 
 
 class Split(NamedTuple):
     """Samples of one split, on the host.
 
     Attributes:
-      inputs: Modality name -> [n, ...] float32; images are [n, height, width, channel].
+      inputs: Modality name -> [n, ...] float32, or int32 for token ids; images are
+        [n, height, width, channel]. An array may be a memory map of a file.
       labels: [n] int32 in [0, C).
       clients: [n] int32 natural client ids (speaker, volunteer...), or None.
       available: [n, M] bool, which modalities a sample has, in the data set's order;
@@ -36,6 +42,8 @@ class Dataset(NamedTuple):
       class_names: C names.
       train: Training split.
       test: Test split.
+      notes: What whoever shows the data set should say: samples that its loader
+        dropped, counted, and why.
     """
 
     name: str
@@ -43,6 +51,7 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -84,12 +93,11 @@ def check_dataset(dataset: Dataset) -> Dataset:
                     f"{where}, modality {modality!r}: {len(values)} samples for "
                     f"{split.size} labels"
                 )
-            finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-            if not finite.all():
+            row = _first_not_finite(values)
+            if row is not None:
                 raise ValueError(
-                    f"{where}, modality {modality!r}, row "
-                    f"{np.flatnonzero(~finite)[0]}: value is not finite; clean or "
-                    "drop the row"
+                    f"{where}, modality {modality!r}, row {row}: value is not finite; "
+                    "clean or drop the row"
                 )
         if split.clients is not None and len(split.clients) != split.size:
             raise ValueError(
@@ -108,3 +116,35 @@ def check_dataset(dataset: Dataset) -> Dataset:
                     f"{where}, row {empty[0]}: the sample has no modality; drop it"
                 )
     return dataset
+
+
+def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    """Refuses a value that an option of a data set does not have.
+
+    Args:
+      option: Name of the option, for the message.
+      value: What was given.
+      choices: What there is.
+
+    Raises:
+      ValueError: value is none of the choices.
+
+    Example:
+      >>> check_choice("normalize", "window", ("window", "none"))
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{option}={value!r}: choose from {', '.join(choices)}")
+
+
+def _first_not_finite(values: np.ndarray) -> int | None:
+    """First row of [n, ...] with a NaN or an infinity, read a few rows at a time."""
+    if not np.issubdtype(values.dtype, np.inexact):
+        return None
+    rows = max(1, _CHECKED_BYTES * len(values) // max(1, values.nbytes))
+    for start in range(0, len(values), rows):
+        finite = np.isfinite(values[start : start + rows])
+        sound = finite.all(axis=tuple(range(1, finite.ndim)))
+        if not sound.all():
+            return start + int(np.flatnonzero(~sound)[0])
+    return None

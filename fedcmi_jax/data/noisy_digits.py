@@ -47,8 +47,7 @@ def noisy_digits(
       >>> dataset.train.size, dataset.test.size, dataset.shapes["noisy"]
       (1437, 360, (8, 8, 1))
     """
-    if not (np.isfinite(noise) and noise >= 0):
-        raise ValueError(f"noise={noise}: must be finite and >= 0; 1.5 is the default")
+    check_noise(noise)
     train, test = digit_splits(test_fraction, seed)
     rng = view_rng(seed)
 
@@ -64,6 +63,16 @@ def noisy_digits(
         test=split(*test),
     )
     return standardized(dataset) if standardize else dataset
+
+
+def check_noise(noise: float) -> None:
+    """Refuses an impossible amplitude.
+
+    Raises:
+      ValueError: It is negative or not finite.
+    """
+    if not (np.isfinite(noise) and noise >= 0):
+        raise ValueError(f"noise={noise}: must be finite and >= 0; 1 is usual")
 
 
 def standardized(dataset: Dataset) -> Dataset:

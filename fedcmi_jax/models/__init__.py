@@ -8,4 +8,7 @@ from fedcmi_jax.models.encoders import resnet18 as resnet18
 from fedcmi_jax.models.fusion import FUSIONS as FUSIONS
 from fedcmi_jax.models.precision import mixed_precision as mixed_precision
 from fedcmi_jax.models.projectors import PROJECTORS as PROJECTORS
+from fedcmi_jax.models.signal_encoders import har_conv as har_conv
+from fedcmi_jax.models.signal_encoders import spectrogram_conv as spectrogram_conv
+from fedcmi_jax.models.text_encoder import text as text
 from fedcmi_jax.models.two_projector import two_projector as two_projector

@@ -21,6 +21,8 @@ from fedcmi_jax.models.layers import (
     dense,
     max_pool,
 )
+from fedcmi_jax.models.signal_encoders import har_conv, spectrogram_conv
+from fedcmi_jax.models.text_encoder import text
 from fedcmi_jax.types import Array
 
 
@@ -157,5 +159,8 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
     "resnet18": resnet18,
+    "har_conv": har_conv,
+    "spectrogram_conv": spectrogram_conv,
+    "text": text,
 }
 """Registry of encoder factories."""

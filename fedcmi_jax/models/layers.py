@@ -34,7 +34,7 @@ def dense(features: int, name: str) -> nn.Dense:
     return nn.Dense(features, kernel_init=xavier_normal, name=name)
 
 
-def _torch_conv_bias(fan_in: int) -> nn.initializers.Initializer:
+def torch_conv_bias(fan_in: int) -> nn.initializers.Initializer:
     """Uniform in +-1/sqrt(fan_in), the framework default that methods 0.2 keeps."""
     bound = fan_in**-0.5
 
@@ -225,7 +225,7 @@ class Conv(nn.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         if self.use_bias:
-            init = _torch_conv_bias(k * k * channels)
+            init = torch_conv_bias(k * k * channels)
             y = y + _like(self.param("bias", init, (self.features,)), y)
         return y
 

@@ -1,4 +1,4 @@
-"""``fedcmi data``: prepare a data set before training, and see who holds what."""
+"""``fedcmi data``: prepare a data set before training."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,9 @@ usage: fedcmi data COMMAND ...
                 download and prepare a data set, print its counts; the options are
                 those of the data set: fedcmi data prepare NAME --help
                 (cremad, ave, crisismmd, modelnet40: --root=DIR --workers=N)
-  describe [PRESET] [--dataset.name=...] [--partition.name=...] [--output=FILE.png]
-                who holds what; fedcmi data describe --help
+  describe [PRESET] [--FLAG=VALUE ...]
+                who holds what: samples, classes, modalities of every client;
+                --output=FILE.png draws it; flags as of fedcmi train
 
 fedcmi list datasets shows what there is, and what has to be got by hand.
 """
@@ -63,8 +64,8 @@ def _prepare(args: list[str], say: Say) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str], Say], int]] = {
-    "describe": describe.run,
     "prepare": _prepare,
+    "describe": describe.run,
 }
 """Name -> command."""
 
@@ -79,7 +80,7 @@ def counts(dataset: Dataset) -> list[str]:
       One line per class and one for the sum, under a heading.
 
     Example:
-      >>> from fedcmi_jax import data, describe
+      >>> from fedcmi_jax import data
       >>> tiny = data.load("synthetic", num_classes=2, train_samples=5, test_samples=2)
       >>> for line in counts(tiny):
       ...     print(line)

@@ -11,7 +11,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from fedcmi_jax.config import check_config
+from fedcmi_jax.config import Config, check_config
 from fedcmi_jax.dealing import deal, load_dataset
 from fedcmi_jax.flags import parse
 
@@ -67,11 +67,14 @@ class Holdings(NamedTuple):
         return self.counts.sum(axis=1)
 
 
-def holdings(config: Any) -> Holdings:
+def holdings(
+    config: Config, say: Callable[[str], None] = lambda text: None
+) -> Holdings:
     """Loads the data set of a configuration and deals it, as training would.
 
     Args:
       config: The configuration.
+      say: Hears of the data set's preparation, and its notes.
 
     Returns:
       Who holds what.
@@ -85,7 +88,7 @@ def holdings(config: Any) -> Holdings:
       [3, 3]
     """
     check_config(replace(config, clients_per_round=1))
-    dataset = load_dataset(config.dataset, lambda text: None)
+    dataset = load_dataset(config.dataset, say)
     dataset, parts, available = deal(config, dataset)
     labels = dataset.train.labels
     counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
@@ -132,7 +135,7 @@ def run(args: Sequence[str], say: Callable[[str], None]) -> int:
         raise ValueError(f"--output: {path} is no picture's name; end it in .png")
     if path is not None and not path.absolute().parent.is_dir():
         raise ValueError(f"--output: no folder {path.parent}; create it first")
-    found = holdings(config)
+    found = holdings(config, say)
     say(text(found))
     if path is not None:
         draw(found, path)

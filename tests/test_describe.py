@@ -8,6 +8,7 @@ from matplotlib import image
 
 from fedcmi_jax import config as configs
 from fedcmi_jax import describe, evaluation
+from fedcmi_jax.cli import main
 from fedcmi_jax.experiment import build
 from fedcmi_jax.flags import parse
 from tests.test_config import tiny
@@ -133,6 +134,14 @@ def test_class_names_are_those_of_the_picture(tmp_path):
     describe.draw(found, tmp_path / "short.png")
     long, short = (image.imread(tmp_path / f"{n}.png") for n in ("long", "short"))
     assert long.shape[0] < 3 * short.shape[0]
+
+
+def test_the_command(capsys):
+    assert main(["data", "describe", *FLAGS]) == 0
+    assert capsys.readouterr().out.startswith("synthetic, dirichlet: 120 training")
+    assert main(["data", "describe", *FLAGS, "--output=x.jpg"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedcmi: error: --output: x.jpg")
 
 
 def test_help(capsys):

@@ -245,7 +245,7 @@ def test_rejected_clients_are_named(tmp_path):
 
 def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     built = poisoned(0, 1, 2, 3, method="fedcmi")
-    monkeypatch.setattr("fedcmi_jax.cli.build", lambda config, mesh: built)
+    monkeypatch.setattr("fedcmi_jax.cli.build", lambda *args: built)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--output=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -48,6 +48,16 @@ def test_bench_prints_a_table_and_stores_it(tiny, capsys):
 
 
 @pytest.mark.slow
+def test_bench_compares_every_method_with_fedavg_on_its_model(tiny):
+    args = ["bench", "--method=all", "--devices=1", "--repeats=1", "--output=out.json"]
+    assert main(args) == 0
+    with open("out.json") as file:
+        rows = {row["contestant"]: row for row in json.load(file)["results"]}
+    for name in set(fc.methods.REGISTRY) - {"fedavg"}:
+        assert rows[name]["ratio_to"].startswith("fedavg")
+
+
+@pytest.mark.slow
 def test_bench_pads_the_uneven_workload(tiny):
     args = ["bench", "--workload=uneven", "--method=fedavg", "--devices=1"]
     assert main([*args, "--repeats=1", "--chunk-size=auto"]) == 0

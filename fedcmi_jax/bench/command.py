@@ -17,6 +17,7 @@ from fedcmi_jax import autotune, methods
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.bench import measure, peers
 from fedcmi_jax.bench.workloads import (
+    REFERENCES,
     WORKLOADS,
     Contestant,
     Workload,
@@ -187,9 +188,11 @@ def _rows(
             row["ratio_to"] = label
             row["ratio_of"] = base
             row["ratio"] = measure.ratio(seconds[base], seconds[label])
-        elif label == "fedcmi" and "fedavg (two_projector)" in rounds:
-            row["ratio_of"], row["ratio_to"] = label, "fedavg (two_projector)"
-            row["ratio"] = measure.ratio(seconds[label], seconds[row["ratio_to"]])
+        elif label in chosen:
+            fedavg = REFERENCES[chosen[label].architecture]
+            if fedavg in rounds and fedavg != label:
+                row["ratio_of"], row["ratio_to"] = label, fedavg
+                row["ratio"] = measure.ratio(seconds[label], seconds[fedavg])
         yield row
 
 

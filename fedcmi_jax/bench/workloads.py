@@ -117,21 +117,26 @@ class Contestant:
 
 
 def contestants(names: tuple[str, ...]) -> dict[str, Contestant]:
-    """Label -> contestant; FedAvg runs on its own and on FedCMI's model.
-
-    FedCMI distils from its first round on, so that every round costs the same.
-    """
+    """Label -> contestant, on the model it needs; FedAvg runs on both models."""
     found: dict[str, Contestant] = {}
     for name in names:
-        if name == "fedcmi":
-            method = methods.fedcmi(warmup_rounds=0)
-        else:
-            method = methods.REGISTRY[name]()
-        if not method.needs_projectors:
-            found[name] = Contestant(method, "classifier")
-            name = f"{name} (two_projector)"
-        found[name] = Contestant(method, "two_projector")
+        method = methods.REGISTRY[name](**STEADY.get(name, {}))
+        kind = "two_projector" if method.needs_projectors else "classifier"
+        found[name] = Contestant(method, kind)
+        if name == "fedavg":
+            found[REFERENCES["two_projector"]] = Contestant(method, "two_projector")
     return found
+
+
+REFERENCES = {"classifier": "fedavg", "two_projector": "fedavg (two_projector)"}
+"""Model -> label of FedAvg on it, which methods are compared with."""
+
+STEADY: dict[str, dict[str, Any]] = {
+    "fedcmi": {"warmup_rounds": 0},
+    "fedproto": {"first_round": 0},
+    "power_of_choice": {"candidates": 10**9},  # cut to everybody
+}
+"""Options with which every round costs the same, and everybody can take part."""
 
 
 WORKLOADS: dict[str, Workload] = {

@@ -41,6 +41,11 @@ KILLED_HALF_WAY = (
     "    os.kill(os.getpid(), 9)\n"
     "Hapt._generate_examples = half\n" + PREPARE_HAPT
 )
+FULL_DISK = (
+    "import resource, signal\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n" + PREPARE_HAPT
+)
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +211,20 @@ def test_what_a_killed_process_leaves_is_removed(raw):
     builder = prepared_hapt()
     assert os.listdir(builder.data_path.parent) == ["1.0.0"]
     assert builder.info.splits["train"].num_examples == 4
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(raw):
+    write_hapt(raw)
+    command = [sys.executable, "-c", FULL_DISK]
+    full = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert full.returncode == 1
+    assert full.stdout == ""
+    # Behind what clears the progress bar.
+    _, error, line = full.stderr.splitlines()[-1].partition("fedcmi: error: ")
+    assert error
+    assert "make room, or give another data_dir" in line
+    assert "Traceback" not in full.stderr
+    assert nothing_half_made(data_root())
 
 
 def test_two_processes_may_prepare_at_once(raw):

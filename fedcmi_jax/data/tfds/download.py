@@ -42,11 +42,12 @@ def fetch(
     files = {}
     for url, expected in url_infos.items():
         manual = find_manual(dl_manager, expected.filename)
-        if manual is None:
-            files[expected.filename] = _download(dl_manager, url, expected)
-        else:
+        if manual is not None:
             _check_manual(manual, url, expected)
             files[expected.filename] = manual
+    for url, expected in url_infos.items():
+        if expected.filename not in files:
+            files[expected.filename] = _download(dl_manager, url, expected)
     return files
 
 

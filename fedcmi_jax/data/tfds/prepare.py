@@ -6,6 +6,7 @@ and the removal of what a killed process left.
 """
 
 import contextlib
+import errno
 import fcntl
 import importlib
 import io
@@ -67,6 +68,7 @@ def prepare(
     Raises:
       ValueError: A folder cannot be used, a file cannot be had, has a wrong checksum or
         is damaged; one line that names it. Nothing half-made is left.
+      OSError: The disk is full or refuses otherwise; nothing half-made either.
     """
     module = importlib.import_module(f"fedcmi_jax.data.tfds.{name}")
     make = getattr(module, BUILDERS[name])
@@ -91,11 +93,23 @@ def _build(builder: Any, root: pathlib.Path, manual: pathlib.Path) -> None:
     import tensorflow_datasets as tfds
 
     config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
+    failure: Exception
     # TFDS prints a line with no sizes in it; its bars go to standard error.
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(
-            download_dir=root / _DOWNLOADS, download_config=config
-        )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_dir=root / _DOWNLOADS, download_config=config
+            )
+        return
+    except ValueError as error:
+        failure = ValueError(str(error))
+    except RuntimeError as error:  # how the writer of records says: disk full
+        reason = " ".join(str(error).split())
+        message = f"{reason}; make room, or give another data_dir"
+        failure = OSError(errno.EIO, message, str(root))
+    # Not from within: the errors above keep TFDS's bars alive, which would draw over
+    # the message when they end.
+    raise failure
 
 
 def _manual_folder(root: pathlib.Path, manual_dir: str | None) -> pathlib.Path:

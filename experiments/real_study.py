@@ -5,8 +5,9 @@
     python experiments/real_study.py cg-mnist   20 clients, Dirichlet alpha 3
 
 The presets' CPU-sized settings, half of the clients with one modality, three seeds of
-which each has its own partition of the same data. Prints mean +- standard deviation over seeds of the
-last round's test accuracies in percent, and writes them to experiments/results/.
+which each has its own partition of the same data. Prints mean +- standard deviation
+over seeds of the last round's test accuracies in percent, and writes them to
+experiments/results/.
 """
 
 import argparse

@@ -146,7 +146,7 @@ def test_sweep_writes_table_and_figure(tmp_path, capsys):
     [
         (["rounds"], "sweep: unknown 'rounds'"),
         (["clients", "--counts=a"], "give e.g. --counts=10,100"),
-        (["clients", "--counts=0"], "clients: 0 is below 1"),
+        (["clients", "--counts=0"], "counts: 0 is below 1"),
         (["clients", "--participation=2"], "participation: 2.0 is outside (0, 1]"),
         (["clients", "noisy-digits"], "'noisy_digits' is fixed"),
     ],

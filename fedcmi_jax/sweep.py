@@ -39,9 +39,11 @@ def sized(config: Config, clients: int, participation: float) -> Config:
       participation: Share of the clients in every round's cohort; at least one.
 
     Raises:
-      ValueError: The data set's size is fixed, the share is outside (0, 1], or data
-        are streamed.
+      ValueError: The count is below 1, the data set's size is fixed, the share is
+        outside (0, 1], or data are streamed.
     """
+    if clients < 1:
+        raise ValueError(f"counts: {clients} is below 1; give e.g. 10,100,1000")
     if not 0 < participation <= 1:
         raise ValueError(
             f"participation: {participation} is outside (0, 1]; 1 is everybody"
@@ -120,10 +122,8 @@ def sweep_clients(
       The rows.
 
     Raises:
-      ValueError: A count is below 1, or see ``sized``.
+      ValueError: See ``sized``.
     """
-    if min(counts) < 1:
-        raise ValueError(f"counts: {min(counts)} is below 1; give e.g. 10,100,1000")
     configs = [sized(config, n, participation) for n in sorted(counts)]
     lines = [
         "| clients | per round | ms per client (min-max) | compile s | temp MB "

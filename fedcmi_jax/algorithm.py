@@ -17,18 +17,11 @@ from fedcmi_jax.clients import (
     map_clients,
     place_state,
 )
+from fedcmi_jax.cohort import check_federation, stream, uniform_cohort
 from fedcmi_jax.federation import ClientData, Federation
 from fedcmi_jax.local import LocalTraining, select, train_client
 from fedcmi_jax.methods.base import Client, Cohort, Finished, Method, Server
 from fedcmi_jax.types import Array, FederationState, Model, Params, PyTree, RoundInfo
-
-STREAMS = ("init", "partition", "sampling", "local", "probe")
-"""Named key streams; their order is part of the result for a seed."""
-
-
-def stream(key: Array, name: str) -> Array:
-    """The named key stream of a seed's key."""
-    return jax.random.fold_in(key, STREAMS.index(name))
 
 
 class FederatedAlgorithm(NamedTuple):
@@ -51,24 +44,6 @@ class FederatedAlgorithm(NamedTuple):
     run: Callable[..., tuple[FederationState, RoundInfo]]
     deploy: Callable[[FederationState, Federation], Params]
     rounds_per_call: int
-
-
-def uniform_cohort(
-    key: Array, federation: Federation, cohort_size: int
-) -> tuple[Array, Array]:
-    """Clients drawn uniformly without replacement, with all their modalities.
-
-    Args:
-      key: PRNG key; the draw depends on nothing else but N and K.
-      federation: The federation.
-      cohort_size: K.
-
-    Returns:
-      ids [K] int32 and use [K, M] float32.
-    """
-    ids = jax.random.permutation(key, federation.num_clients)[:cohort_size]
-    ids = ids.astype(jnp.int32)
-    return ids, federation.available[ids]
 
 
 def build_algorithm(
@@ -378,23 +353,3 @@ def build_algorithm(
         deploy=deploy,
         rounds_per_call=rounds_per_call,
     )
-
-
-def check_federation(
-    federation: Federation, model: Model, clients_per_round: int
-) -> None:
-    """Refuses a federation that does not fit the model or the cohort size.
-
-    Raises:
-      ValueError: Names the argument, its value and the remedy.
-    """
-    if federation.modalities != model.modalities:
-        raise ValueError(
-            f"federation: its modalities {federation.modalities} are not the model's "
-            f"{model.modalities}; build both from one data set"
-        )
-    if clients_per_round > federation.num_clients:
-        raise ValueError(
-            f"clients_per_round: {clients_per_round} is more than the federation's "
-            f"{federation.num_clients} clients; give at most {federation.num_clients}"
-        )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcmi_jax import data, partition
-from fedcmi_jax.algorithm import STREAMS
+from fedcmi_jax.cohort import STREAMS
 from fedcmi_jax.config import Config, create
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.partition import Partition

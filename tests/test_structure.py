@@ -19,7 +19,7 @@ LAYERS = [
     {"federation", "models"},
     {"prototypes"},
     {"methods", "evaluation"},
-    {"local", "aggregate"},
+    {"local", "aggregate", "cohort"},
     {"clients", "hosts"},
     {"algorithm"},
     {"config", "run_folder", "launch"},

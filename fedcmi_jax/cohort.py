@@ -1,0 +1,53 @@
+"""The seed's key streams, and who takes part in a round."""
+
+import jax
+import jax.numpy as jnp
+
+from fedcmi_jax.federation import Federation
+from fedcmi_jax.types import Array, Model
+
+STREAMS = ("init", "partition", "sampling", "local", "probe")
+"""Named key streams; their order is part of the result for a seed."""
+
+
+def stream(key: Array, name: str) -> Array:
+    """The named key stream of a seed's key."""
+    return jax.random.fold_in(key, STREAMS.index(name))
+
+
+def uniform_cohort(
+    key: Array, federation: Federation, cohort_size: int
+) -> tuple[Array, Array]:
+    """Clients drawn uniformly without replacement, with all their modalities.
+
+    Args:
+      key: PRNG key; the draw depends on nothing else but N and K.
+      federation: The federation.
+      cohort_size: K.
+
+    Returns:
+      ids [K] int32 and use [K, M] float32.
+    """
+    ids = jax.random.permutation(key, federation.num_clients)[:cohort_size]
+    ids = ids.astype(jnp.int32)
+    return ids, federation.available[ids]
+
+
+def check_federation(
+    federation: Federation, model: Model, clients_per_round: int
+) -> None:
+    """Refuses a federation that does not fit the model or the cohort size.
+
+    Raises:
+      ValueError: Names the argument, its value and the remedy.
+    """
+    if federation.modalities != model.modalities:
+        raise ValueError(
+            f"federation: its modalities {federation.modalities} are not the model's "
+            f"{model.modalities}; build both from one data set"
+        )
+    if clients_per_round > federation.num_clients:
+        raise ValueError(
+            f"clients_per_round: {clients_per_round} is more than the federation's "
+            f"{federation.num_clients} clients; give at most {federation.num_clients}"
+        )

@@ -188,6 +188,7 @@ def test_seeds_in_one_program_are_the_seeds_alone():
             assert_equal(one.round, jnp.int32(2))
 
 
+@pytest.mark.slow
 def test_train_seeds_reports_mean_and_deviation(tmp_path):
     said = []
     summary = seeds.train_seeds(small_experiment(), 2, tmp_path, said.append)

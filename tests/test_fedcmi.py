@@ -206,6 +206,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value"), [(k, v) for k, vs in OPTIONS.items() for v in vs]
 )

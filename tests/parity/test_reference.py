@@ -86,7 +86,7 @@ def test_trained_clients(reference):
     assert worst < tolerance(reference)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3])
+@pytest.mark.parametrize("chunk_size", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_aggregated_global(reference, chunk_size):
     data, federation = ref.federation(reference, list(range(reference.num_clients)))
     _, algorithm = ref.algorithm(

@@ -46,6 +46,8 @@ class Experiment(NamedTuple):
       mesh: Devices that share the cohort; None: one.
       with_chunk_size: Chunk size -> the same algorithm with another chunk size.
       stream: Sends each round's samples; None: they are all in ``federation``.
+      personal: Whether clients keep models of their own, which ``evaluate`` tests if
+        it is given their memory.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class Experiment(NamedTuple):
     mesh: Mesh | None
     with_chunk_size: Callable[[int], FederatedAlgorithm]
     stream: CohortStream | None = None
+    personal: bool = False
 
     @property
     def key(self) -> jax.Array:
@@ -105,11 +108,12 @@ def build(
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
     model = _build_model(config, dataset, method.needs_projectors)
+    personal = is_set(method, "start")
     evaluate = build_evaluator(
         model,
         dataset.test,
         federation,
-        personal=method.start if is_set(method, "start") else None,
+        personal=method.start if personal else None,
         stream=config.stream,
     )
 
@@ -145,6 +149,7 @@ def build(
         mesh=mesh,
         with_chunk_size=with_chunk_size,
         stream=stream,
+        personal=personal,
     )
 
 

@@ -326,7 +326,8 @@ def _records(
 def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
     """Test metrics of a state's deployed model, on the host."""
     params = experiment.algorithm.deploy(state, experiment.federation)
-    what = (params, state.batch_stats, state.memory)
+    memory = state.memory if experiment.personal else None
+    what = (params, state.batch_stats, memory)
     if experiment.mesh is not None:  # one device per process does it
         what = hosts.fetch(what)
     return summarise(experiment.evaluate(*what))

@@ -270,8 +270,14 @@ def _fused_table(
     rows = present * available[None]
     batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
     logits = model.apply(params, batch_stats, batch, False)[0].logits
-    truth = jax.nn.one_hot(labels, model.num_classes) * valid[:, None]
-    return truth.T @ jax.nn.one_hot(logits.argmax(-1), model.num_classes)
+    return _confusion(logits, labels, valid)
+
+
+def _confusion(logits: Array, labels: Array, weights: Array) -> Array:
+    """[C, C] weighted counts, row true class, column prediction."""
+    num_classes = logits.shape[-1]
+    truth = jax.nn.one_hot(labels, num_classes) * weights[:, None]
+    return truth.T @ jax.nn.one_hot(logits.argmax(-1), num_classes)
 
 
 def _tables(
@@ -286,8 +292,7 @@ def _tables(
         return model.apply(params, batch_stats, batch, False)[0]
 
     def count(logits: Array, weights: Array = valid) -> Array:
-        truth = jax.nn.one_hot(labels, model.num_classes) * weights[:, None]
-        return truth.T @ jax.nn.one_hot(logits.argmax(-1), model.num_classes)
+        return _confusion(logits, labels, weights)
 
     full = forward(jnp.ones(num_modalities))
     tables = {"acc": count(full.logits)}

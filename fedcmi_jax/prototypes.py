@@ -128,6 +128,16 @@ def distance_logits(features: Array, means: Array, known: Array) -> Array:
     return jnp.where(known[None] > 0, -distances, UNKNOWN_LOGIT)
 
 
+def modality_logits(
+    model: Model, features: dict[str, Array], prototypes: Prototypes
+) -> dict[str, Array]:
+    """``distance_logits`` of every modality, in the model's order."""
+    return {
+        m: distance_logits(features[m], prototypes.means[m], prototypes.known[m])
+        for m in model.modalities
+    }
+
+
 def prototype_loss(logits: Array, labels: Array, known: Array, weights: Array):
     """Mean cross-entropy of distance logits over samples whose class is known.
 
@@ -217,13 +227,11 @@ def nearest_accuracy(
 
     def counts(batch: Batch):
         outputs, _ = model.apply(params, batch_stats, batch, False)
+        logits = modality_logits(model, outputs.features, prototypes)
         result = {}
         for i, m in enumerate(model.modalities):
-            logits = distance_logits(
-                outputs.features[m], prototypes.means[m], prototypes.known[m]
-            )
             weights = batch.valid * batch.available[:, i]
-            hits = (logits.argmax(-1) == batch.labels) * weights
+            hits = (logits[m].argmax(-1) == batch.labels) * weights
             result[m] = (hits.sum(), weights.sum())
         return result
 

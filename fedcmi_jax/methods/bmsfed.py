@@ -21,7 +21,7 @@ from fedcmi_jax.prototypes import (
     Prototypes,
     class_means,
     class_sums,
-    distance_logits,
+    modality_logits,
     nearest_accuracy,
     no_prototypes,
     prototype_loss,
@@ -262,12 +262,7 @@ def balanced_loss(
     """PMR's loss with several modalities, alpha CE(d_m, y) with one."""
     complete = complete_samples(client, batch)
     alone = 1.0 * (client.data.available.sum() == 1)
-    logits = {
-        m: distance_logits(
-            outputs.features[m], prototypes.means[m], prototypes.known[m]
-        )
-        for m in client.model.modalities
-    }
+    logits = modality_logits(client.model, outputs.features, prototypes)
     scores = {
         m: true_class_scores(d, batch.labels, complete) for m, d in logits.items()
     }

@@ -17,7 +17,7 @@ from fedcmi_jax.prototypes import (
     Prototypes,
     class_means,
     class_sums,
-    distance_logits,
+    modality_logits,
     prototype_loss,
     pull,
     score_ratio,
@@ -94,10 +94,7 @@ def fedpmr(
         client: Client, outputs: Outputs, batch: Batch, context: Prototypes
     ) -> tuple[Array, Sums]:
         weights = complete_samples(client, batch)
-        logits = {
-            m: distance_logits(outputs.features[m], context.means[m], context.known[m])
-            for m in client.model.modalities
-        }
+        logits = modality_logits(client.model, outputs.features, context)
         scores = {
             m: true_class_scores(d, batch.labels, weights) for m, d in logits.items()
         }

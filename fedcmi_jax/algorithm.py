@@ -177,7 +177,9 @@ def build_algorithm(
         delta = jax.tree.map(jnp.subtract, result.params, state.params)
         stats_delta = jax.tree.map(jnp.subtract, result.batch_stats, state.batch_stats)
         checked = (result.params, stats_delta, result.upload, result.memory)
-        accepted = is_real & aggregate.all_finite(checked)
+        weight = jnp.asarray(method.weight(client), jnp.float32)
+        fair = jnp.isfinite(weight) & (weight >= 0)
+        accepted = is_real & fair & aggregate.all_finite(checked)
         if clip_norm is not None:
             delta = aggregate.clip_by_norm(delta, owned, clip_norm)
         return ClientUpdate(
@@ -185,6 +187,7 @@ def build_algorithm(
                 delta,
                 stats_delta,
                 owned,
+                weight,
                 client.data.num_examples,
                 result.upload,
                 result.metrics,

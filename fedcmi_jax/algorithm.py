@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import aggregate
+from fedcmi_jax import aggregate, backend
 from fedcmi_jax.clients import (
     ClientUpdate,
     constrain,
@@ -95,6 +95,7 @@ def build_algorithm(
       >>> int(state.round)
       1
     """
+    backend.warn_if_unguarded()
     for name, value in (
         ("clients_per_round", clients_per_round),
         ("chunk_size", chunk_size),

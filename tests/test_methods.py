@@ -25,6 +25,7 @@ from tests.problems import (
     algorithm,
     assert_close,
     assert_equal,
+    compiled,
     federation,
     model,
     rounds,
@@ -334,6 +335,40 @@ def test_powd_candidates_are_drawn_by_size():
     assert sorted(both.tolist()) == [0, 1, 2]
 
 
+def test_powd_averages_by_hand():
+    """All of d = K candidates are chosen, whatever their losses are."""
+    net, fed = model("classifier"), federation(np.ones((5, 2), bool))
+    alone = algorithm(
+        fc.Method(
+            init_shared=lambda *_: jnp.zeros(1, jnp.int32),
+            select=lambda server, key: (server.shared, fed.available[server.shared]),
+        ),
+        net,
+        clients_per_round=1,
+    )
+    start = alone.init(jax.random.key(0), fed)
+    for average in ("uniform", "by_size"):
+        method = fc.methods.power_of_choice(
+            candidates=2, draw="uniform", average=average
+        )
+        state, info = rounds(algorithm(method, net, clients_per_round=2), fed, 1)
+        p = np.array(SIZES)[info.cohort] if average == "by_size" else np.ones(2)
+        first, second = (
+            compiled(alone)(start._replace(shared=i[None]), fed)[0].params
+            for i in info.cohort
+        )
+        p = p / p.sum()
+        mean = jax.tree.map(lambda a, b, p=p: p[0] * a + p[1] * b, first, second)
+        assert_close(state.params, mean)
+
+
+def test_powd_a_client_without_samples_has_no_weight():
+    weight = fc.methods.power_of_choice().weight
+    client = fc.methods.Client(*[None] * 5, _Data(0), None, None)
+    assert float(weight(client)) == 0.0
+    assert float(weight(client._replace(data=_Data(7)))) == 1.0
+
+
 def test_powd_refuses_too_few_candidates():
     with pytest.raises(ValueError, match="candidates: 2 is fewer"):
         algorithm(fc.methods.power_of_choice(candidates=2), clients_per_round=3)
@@ -470,6 +505,7 @@ def test_bmsfed_surveys_everybody_once():
         ("fedmsplit", {"eta": 1.5}, "eta: 1.5"),
         ("fedmsplit", {"tau": 0.0}, "tau: 0.0"),
         ("power_of_choice", {"candidates": 0}, "candidates: 0"),
+        ("power_of_choice", {"average": "median"}, "average: unknown 'median'"),
         ("bmsfed", {"threshold": 0.5}, "threshold: 0.5"),
         ("bmsfed", {"drop_threshold": 0.5}, "drop_threshold: 0.5"),
     ],

@@ -9,25 +9,36 @@ from fedcmi_jax.methods.base import Client, Method, Server, check_choice
 from fedcmi_jax.types import Array, Batch, Model
 
 Draw = Literal["by_size", "uniform"]
+Average = Literal["uniform", "by_size"]
 
 
-def power_of_choice(*, candidates: int = 10, draw: Draw = "by_size") -> Method:
-    """The K clients with the greatest loss among d candidates train as in FedAvg.
+def power_of_choice(
+    *,
+    candidates: int = 10,
+    draw: Draw = "by_size",
+    average: Average = "uniform",
+) -> Method:
+    """The K clients with the greatest loss among d candidates train, as in the paper.
 
     Candidates A, |A| = d, are drawn without replacement with probability proportional
     to n_i; F_i is the mean cross-entropy of the global model over client i's training
-    samples, in eval mode; the cohort is the K of A with the greatest F_i.
+    samples, in eval mode; the cohort S is the K of A with the greatest F_i. Sizes count
+    in the draw, so S is averaged uniformly: w = (1 / K) sum_{i in S} w_i, per block
+    over its owners in S.
 
-    Deviations from the public code: it draws candidates uniformly (an option), measures
-    a stale model and weights a short last batch like a full one.
+    Deviations from the public code of FedCMI's authors: it draws candidates uniformly
+    and averages S by n_i (both are options), measures a stale model and weights a short
+    last batch like a full one.
 
     Args:
       candidates: d; at least K, and cut to the number of clients.
-      draw: How candidates are drawn. ``uniform`` with d = K is FedAvg exactly.
+      draw: How candidates are drawn.
+      average: ``uniform`` weights everybody in S equally, ``by_size`` by n_i. With
+        d = K, ``draw`` uniform and ``average`` by_size this is FedAvg exactly.
 
     Raises:
       ValueError: candidates is below 1 or, when the algorithm is built, below K, or
-        draw is unknown.
+        draw or average is unknown.
 
     Example:
       >>> import fedcmi_jax as fc
@@ -37,6 +48,7 @@ def power_of_choice(*, candidates: int = 10, draw: Draw = "by_size") -> Method:
     if candidates < 1:
         raise ValueError(f"candidates: {candidates} is below 1; give at least 1")
     check_choice("draw", draw, Draw)
+    check_choice("average", average, Average)
 
     def check(model: Model, clients_per_round: int) -> None:
         del model
@@ -55,7 +67,13 @@ def power_of_choice(*, candidates: int = 10, draw: Draw = "by_size") -> Method:
         ids = pool[highest(losses, server.cohort_size)]
         return ids, federation.available[ids]
 
-    return Method(name="power_of_choice", check=check, select=select)
+    method = Method(name="power_of_choice", check=check, select=select)
+    return method._replace(weight=one) if average == "uniform" else method
+
+
+def one(client: Client) -> Array:
+    """1 for a client with training samples: the weights of a uniform average."""
+    return jnp.minimum(client.data.num_examples, 1)
 
 
 def candidate_clients(key: Array, sizes: Array, count: int, draw: Draw) -> Array:

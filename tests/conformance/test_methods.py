@@ -42,7 +42,7 @@ OFF_SWITCHES = {
     "fedogm": {"alpha": 0.0, "ge": False},
     "fedpmr": {"alpha": 0.0},
     "fedagm": {"alpha": 0.0, "clip": False},
-    "power_of_choice": {"candidates": 3, "draw": "uniform"},
+    "power_of_choice": {"candidates": 3, "draw": "uniform", "average": "by_size"},
     "bmsfed": {"alpha": 0.0, "selection": "uniform"},
     "fedcmi": {"mu": 0.0, "lam": 0.0, "beta": 0.0},
 }

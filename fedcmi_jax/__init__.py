@@ -9,6 +9,7 @@ from fedcmi_jax import experiment as experiment
 from fedcmi_jax import methods as methods
 from fedcmi_jax import models as models
 from fedcmi_jax import partition as partition
+from fedcmi_jax import server_optimizers as server_optimizers
 from fedcmi_jax.algorithm import FederatedAlgorithm as FederatedAlgorithm
 from fedcmi_jax.algorithm import build_algorithm as build_algorithm
 from fedcmi_jax.evaluation import build_evaluator as build_evaluator

@@ -157,12 +157,16 @@ class ServerConfig:
     """What the server does with the mean update (FedOpt, arXiv 2003.00295).
 
     Attributes:
-      optimizer: none (add it), adam, yogi, or avgm (momentum 0.9).
-      learning_rate: Rate of that optimizer; unused with none.
+      optimizer: none (add it); the paper's adagrad, adam, yogi or avgm; or optax_adam,
+        optax_yogi, their usual forms with bias correction.
+      learning_rate: Rate of that optimizer, unused with none; None: its own, the
+        default in ``server_optimizers``.
     """
 
-    optimizer: Literal["none", "adam", "yogi", "avgm"] = "none"
-    learning_rate: float = 0.1
+    optimizer: Literal[
+        "none", "adagrad", "adam", "yogi", "avgm", "optax_adam", "optax_yogi"
+    ] = "none"
+    learning_rate: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +334,7 @@ def check_config(config: Config) -> None:
         if value < 1:
             raise ValueError(f"{name}: {value} is below 1; give at least 1")
     positive = {"local.learning_rate": config.local.learning_rate}
-    if config.server.optimizer != "none":
+    if config.server.learning_rate is not None:
         positive["server.learning_rate"] = config.server.learning_rate
     for name, value in positive.items():
         if not (value > 0 and np.isfinite(value)):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import models
+from fedcmi_jax import models, server_optimizers
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.augment import crop_and_flip
 from fedcmi_jax.clients import replicate
@@ -265,11 +265,7 @@ def _local_optimizer(local: LocalConfig, momentum: float) -> Optimizer:
 
 
 def _server_optimizer(server: ServerConfig) -> optax.GradientTransformation | None:
-    # FedOpt's tau (epsilon) is 1e-3 and its momentum 0.9: arXiv 2003.00295, section 5.
-    makers: dict[str, Callable[[float], optax.GradientTransformation | None]] = {
-        "none": lambda rate: None,
-        "adam": lambda rate: optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3),
-        "yogi": lambda rate: optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3),
-        "avgm": lambda rate: optax.sgd(rate, momentum=0.9),
-    }
-    return makers[server.optimizer](server.learning_rate)
+    if server.optimizer == "none":
+        return None
+    make = server_optimizers.REGISTRY[server.optimizer]
+    return make() if server.learning_rate is None else make(server.learning_rate)

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
     {"types"},
-    {"data", "infiltration", "coverage", "augment"},
+    {"data", "infiltration", "coverage", "augment", "server_optimizers"},
     {"partition"},
     {"federation", "models"},
     {"prototypes"},

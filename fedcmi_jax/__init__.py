@@ -20,6 +20,7 @@ from fedcmi_jax.local import linear_decay as linear_decay
 from fedcmi_jax.local import torch_sgd as torch_sgd
 from fedcmi_jax.methods import Method as Method
 from fedcmi_jax.methods import chain as chain
+from fedcmi_jax.momentum import momentum_gain as momentum_gain
 from fedcmi_jax.types import Batch as Batch
 from fedcmi_jax.types import FederationState as FederationState
 from fedcmi_jax.types import Model as Model

@@ -14,7 +14,8 @@ ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
     {"types"},
-    {"data", "infiltration", "coverage", "augment", "server_optimizers"},
+    {"data", "infiltration", "coverage", "augment"},
+    {"momentum", "server_optimizers"},
     {"partition"},
     {"federation", "models"},
     {"prototypes"},

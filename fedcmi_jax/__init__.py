@@ -10,6 +10,7 @@ from fedcmi_jax import experiment as experiment
 from fedcmi_jax import methods as methods
 from fedcmi_jax import models as models
 from fedcmi_jax import partition as partition
+from fedcmi_jax import server_optimizers as server_optimizers
 from fedcmi_jax.algorithm import FederatedAlgorithm as FederatedAlgorithm
 from fedcmi_jax.algorithm import build_algorithm as build_algorithm
 from fedcmi_jax.evaluation import build_evaluator as build_evaluator
@@ -20,6 +21,7 @@ from fedcmi_jax.local import linear_decay as linear_decay
 from fedcmi_jax.local import torch_sgd as torch_sgd
 from fedcmi_jax.methods import Method as Method
 from fedcmi_jax.methods import chain as chain
+from fedcmi_jax.momentum import momentum_gain as momentum_gain
 from fedcmi_jax.types import Batch as Batch
 from fedcmi_jax.types import FederationState as FederationState
 from fedcmi_jax.types import Model as Model

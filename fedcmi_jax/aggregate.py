@@ -128,7 +128,8 @@ def apply_server_update(
       optimizer_state: Its state.
 
     Returns:
-      New parameters and state. A block that no accepted client owns stays as it is.
+      New parameters and state. A block that no accepted client owns stays as it is,
+      and so does what the optimizer's state holds of it.
     """
     delta = mean_delta(sums.deltas, sums.weights)
     if optimizer is None:
@@ -136,14 +137,51 @@ def apply_server_update(
     pseudo_gradient = optax.tree.scale(-1.0, delta)
     updates, new_state = optimizer.update(pseudo_gradient, optimizer_state, params)
     moved = optax.apply_updates(params, updates)
-    new_params = jax.tree.map(
-        lambda w, new, old: jax.tree.map(lambda n, o: jnp.where(w > 0, n, o), new, old),
-        sums.weights,
-        moved,
-        params,
-    )
+    new_params = _where_owned(sums.weights, moved, params)
     any_accepted = sums.num_accepted > 0
-    new_state = jax.tree.map(
-        lambda n, o: jnp.where(any_accepted, n, o), new_state, optimizer_state
+    return new_params, keep_unowned(
+        sums.weights, new_state, optimizer_state, any_accepted
     )
-    return new_params, new_state
+
+
+def keep_unowned(
+    weights: Params, new: PyTree, old: PyTree, any_accepted: Array
+) -> PyTree:
+    """A server optimizer's new state, but the old one of blocks that nobody trained.
+
+    Moments are the subtrees that have the parameters' blocks; they are kept block by
+    block. Everything else, like a count of steps, is kept if nobody was accepted.
+
+    Args:
+      weights: Total weight of every block, prefix tree of the parameters.
+      new: The state after the optimizer's step.
+      old: The state before.
+      any_accepted: bool, whether any client takes part.
+
+    Returns:
+      The state to go on with.
+    """
+
+    def has_blocks(tree: PyTree) -> bool:
+        try:
+            jax.tree.map(lambda w, block: None, weights, tree)
+        except ValueError:
+            return False
+        return True
+
+    def keep(new: PyTree, old: PyTree) -> PyTree:
+        if has_blocks(new):
+            return _where_owned(weights, new, old)
+        return jnp.where(any_accepted, new, old)
+
+    return jax.tree.map(keep, new, old, is_leaf=has_blocks)
+
+
+def _where_owned(weights: Params, new: Params, old: Params) -> Params:
+    """``new`` in blocks with a weight above 0, else ``old``; exactly."""
+    return jax.tree.map(
+        lambda w, new, old: jax.tree.map(lambda n, o: jnp.where(w > 0, n, o), new, old),
+        weights,
+        new,
+        old,
+    )

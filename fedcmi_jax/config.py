@@ -131,6 +131,12 @@ class LocalConfig:
       batch_size: Samples per step, B (reference code: 16 to 64).
       learning_rate: lr_0, the rate of the first rounds.
       learning_rate_min: lr_min, reached at the last round; None: constant rate.
+      rate_scale: Factor on both rates; 1: as they are. None: 1 where clients train with
+        momentum 0.9, but for a method whose own momentum is another (SCAFFOLD: 0) the
+        ratio of the mean lengths of their steps, so that one learning rate is fair to
+        all: G = (1/S) sum_{s=1..S} (1 - 0.9^s) / (1 - 0.9) without momentum (2.6 at
+        S = 5, 6.0 at 20), S the median client's steps in a round. The run's first
+        lines name it.
       knee: T_0, last round at lr_0 (reference code: 80 of 180).
       legacy_schedule: The public code's discontinuous schedule.
       optimizer: sgd (torch's momentum form) or adam; fresh in every round.
@@ -144,6 +150,7 @@ class LocalConfig:
     batch_size: int = 32
     learning_rate: float = 0.02
     learning_rate_min: float | None = None
+    rate_scale: float | None = None
     knee: int = 0
     legacy_schedule: bool = False
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -157,12 +164,16 @@ class ServerConfig:
     """What the server does with the mean update (FedOpt, arXiv 2003.00295).
 
     Attributes:
-      optimizer: none (add it), adam, yogi, or avgm (momentum 0.9).
-      learning_rate: Rate of that optimizer; unused with none.
+      optimizer: none (add it); the paper's adagrad, adam, yogi or avgm; or optax_adam,
+        optax_yogi, their usual forms with bias correction.
+      learning_rate: Rate of that optimizer, unused with none; None: its own, the
+        default in ``server_optimizers``.
     """
 
-    optimizer: Literal["none", "adam", "yogi", "avgm"] = "none"
-    learning_rate: float = 0.1
+    optimizer: Literal[
+        "none", "adagrad", "adam", "yogi", "avgm", "optax_adam", "optax_yogi"
+    ] = "none"
+    learning_rate: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +341,9 @@ def check_config(config: Config) -> None:
         if value < 1:
             raise ValueError(f"{name}: {value} is below 1; give at least 1")
     positive = {"local.learning_rate": config.local.learning_rate}
-    if config.server.optimizer != "none":
+    if config.local.rate_scale is not None:
+        positive["local.rate_scale"] = config.local.rate_scale
+    if config.server.learning_rate is not None:
         positive["server.learning_rate"] = config.server.learning_rate
     for name, value in positive.items():
         if not (value > 0 and np.isfinite(value)):

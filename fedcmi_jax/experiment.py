@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import models
+from fedcmi_jax import models, server_optimizers
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.augment import crop_and_flip
 from fedcmi_jax.clients import replicate
@@ -28,7 +28,8 @@ from fedcmi_jax.dealing import deal, load_dataset
 from fedcmi_jax.evaluation import Evaluation, build_evaluator
 from fedcmi_jax.federation import Federation, build_federation
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
-from fedcmi_jax.methods.base import Method, is_set
+from fedcmi_jax.methods.base import FEDAVG, Method, is_set
+from fedcmi_jax.momentum import momentum_gain
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import Model
 
@@ -81,7 +82,8 @@ def build(
     Args:
       config: The configuration.
       mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
-      say: Receives the progress of a data set that is prepared, and its notes.
+      say: Receives the progress of a data set that is prepared, its notes, and learning
+        rates that are not the configuration's numbers.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -107,6 +109,7 @@ def build(
     federation = (build_skeleton if config.stream else build_federation)(
         dataset, parts, available, probe_fraction=config.probe_fraction
     )
+    rate_scale = _rate_scale(config, method, np.asarray(federation.sizes), say)
     model = _build_model(config, dataset, method.needs_projectors)
     personal = is_set(method, "start")
     evaluate = build_evaluator(
@@ -122,7 +125,7 @@ def build(
             method,
             model,
             clients_per_round=config.clients_per_round,
-            local=_local_training(config, method.momentum),
+            local=_local_training(config, method.momentum, rate_scale),
             server_optimizer=_server_optimizer(config.server),
             chunk_size=chunk_size,
             rounds_per_call=rounds_per_call(config),
@@ -217,14 +220,45 @@ def _build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Mo
     return model
 
 
-def _local_training(config: Config, momentum: float) -> LocalTraining:
+def _rate_scale(
+    config: Config, method: Method, sizes: np.ndarray, say: Callable[[str], None]
+) -> float:
+    """Factor on the learning rates, see ``LocalConfig.rate_scale``; told if not 1."""
+    local, usual = config.local, FEDAVG.momentum
+    if local.rate_scale is not None:
+        return local.rate_scale
+    if local.optimizer != "sgd" or method.momentum == usual:
+        return 1.0
+    if local.momentum is not None:  # and with it the rate that goes with it
+        if local.momentum != method.momentum:
+            say(
+                f"{method.name}: local.momentum {local.momentum:g} overrides its own "
+                f"{method.momentum:g}, of which the method hears nothing"
+            )
+        return 1.0
+    median = int(np.percentile(sizes, 50, method="lower"))
+    steps = local.epochs * -(-median // local.batch_size)
+    gains = [float(momentum_gain(m, steps)) for m in (usual, method.momentum)]
+    scale = gains[0] / gains[1]
+    say(
+        f"{method.name}: momentum {method.momentum:g}, so learning rate "
+        f"{local.learning_rate:g} x {scale:.2f} = {local.learning_rate * scale:.3g}, "
+        f"which makes the mean step as long as with momentum {usual:g} over {steps} "
+        "steps, the median client's (--local.rate-scale=1: the rate as it is)"
+    )
+    return scale
+
+
+def _local_training(
+    config: Config, momentum: float, rate_scale: float
+) -> LocalTraining:
     local = config.local
-    end = local.learning_rate_min
-    rate: float | Callable[[jax.Array], jax.Array] = local.learning_rate
+    start, end = local.learning_rate * rate_scale, local.learning_rate_min
+    rate: float | Callable[[jax.Array], jax.Array] = start
     if end is not None:
         rate = linear_decay(
-            local.learning_rate,
-            end,
+            start,
+            end * rate_scale,
             local.knee,
             config.rounds,
             legacy=local.legacy_schedule,
@@ -265,11 +299,7 @@ def _local_optimizer(local: LocalConfig, momentum: float) -> Optimizer:
 
 
 def _server_optimizer(server: ServerConfig) -> optax.GradientTransformation | None:
-    # FedOpt's tau (epsilon) is 1e-3 and its momentum 0.9: arXiv 2003.00295, section 5.
-    makers: dict[str, Callable[[float], optax.GradientTransformation | None]] = {
-        "none": lambda rate: None,
-        "adam": lambda rate: optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3),
-        "yogi": lambda rate: optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3),
-        "avgm": lambda rate: optax.sgd(rate, momentum=0.9),
-    }
-    return makers[server.optimizer](server.learning_rate)
+    if server.optimizer == "none":
+        return None
+    make = server_optimizers.REGISTRY[server.optimizer]
+    return make() if server.learning_rate is None else make(server.learning_rate)

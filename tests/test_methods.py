@@ -1,16 +1,18 @@
 """Hand-worked numbers of the methods FedCMI is compared with."""
 
 import importlib
+import inspect
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax.coverage import distances, greedy
-from fedcmi_jax.methods.base import Cohort, Finished
+from fedcmi_jax.methods.base import Cohort, Finished, in_window
 from fedcmi_jax.prototypes import (
     ClassSums,
     Prototypes,
@@ -178,7 +180,90 @@ def test_fedproto_prototypes_are_the_cohorts_class_means():
         np.testing.assert_array_equal(prototypes.known[m], present)
 
 
+def _features(h, labels, valid, round=1, shared=None):
+    """A client, outputs and batch of one modality with features h [B, F]."""
+    net = _OneModality
+    client = fc.methods.Client(
+        net, {}, {}, shared, (), _Data(len(h)), jnp.array(round), jnp.array(0.1)
+    )
+    outputs = fc.Outputs(jnp.zeros((len(h), 3)), {"m": h}, {}, {}, {}, {})
+    valid = jnp.array(valid)
+    batch = fc.Batch({}, jnp.array(labels), valid, valid[:, None], jnp.arange(len(h)))
+    return client, outputs, batch
+
+
+class _OneModality:
+    modalities = ("m",)
+    num_classes = 3
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        # Class 0: batch mean (1, 1), global (1, 0): mean_f = 0.5. Class 1: mean (0, 2),
+        # global (0, 0): 2. Class 2 has no global prototype, the last row is padding.
+        ("prototype_mse", 0.5 + 2.0),
+        # Samples' mean_f: (1 + 0) / 2, (1 + 4) / 2, 4 / 2, and 0 for the unknown class.
+        ("sample_mse", (0.5 + 2.5 + 2.0 + 0.0) / 4),
+    ],
+)
+def test_fedproto_forms_by_hand(form, expected):
+    means = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    shared = Prototypes({"m": means}, {"m": jnp.array([1.0, 1.0, 0.0])})
+    h = jnp.array([[0.0, 0.0], [2.0, 2.0], [0.0, 2.0], [7.0, 7.0], [9.0, 9.0]])
+    what = _features(h, [0, 0, 1, 2, 0], [1.0, 1.0, 1.0, 1.0, 0.0], shared=shared)
+    method = fc.methods.fedproto(lam=2.0, form=form)
+    total, _ = method.loss(*what, ())
+    assert float(total) == pytest.approx(2.0 * expected, rel=1e-6)
+
+
+# --- Rounds in which a method is active -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fedproto", "fedpmr", "fedogm", "fedagm"])
+def test_methods_are_active_to_the_end_unless_told(name):
+    factory = fc.methods.REGISTRY[name]
+    default = inspect.signature(factory).parameters["last_round"].default
+    first = inspect.signature(factory).parameters["first_round"].default
+    active = [
+        [float(in_window(jnp.array(t), first, last)) for t in (first, 70, 71, 10_000)]
+        for last in (default, 70)
+    ]
+    assert active == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_fedproto_pulls_in_round_500():
+    shared = Prototypes({"m": jnp.zeros((3, 2))}, {"m": jnp.ones(3)})
+    what = _features(jnp.ones((1, 2)), [0], [1.0], round=500, shared=shared)
+    assert float(fc.methods.fedproto(form="sample_mse").loss(*what, ())[0]) == 1.0
+    public = fc.methods.fedproto(form="sample_mse", last_round=70)
+    assert float(public.loss(*what, ())[0]) == 0.0
+
+
 # --- AGM ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("leaf", "clipped"), [("kernel", True), ("bias", False)])
+def test_agm_clips_by_the_fusions_weights_only(leaf, clipped):
+    """Entries of 0.5, one of 3 in the fusion's weight or bias."""
+    net = model("classifier")
+    grads = {
+        "encoder": {m: {"kernel": jnp.full((2, 2), 0.5)} for m in net.modalities},
+        "fusion": {"out": {"kernel": jnp.full((2, 2), 0.5), "bias": jnp.zeros(2)}},
+    }
+    layer = grads["fusion"]["out"]
+    layer[leaf] = layer[leaf].at[0].set(3.0)
+    ones = jnp.ones((1, 2))
+    batch = fc.Batch({}, jnp.zeros(1, int), jnp.ones(1), ones, jnp.zeros(1, int))
+    client = fc.methods.Client(
+        net, {}, {}, (), (), _Data(1, 2), jnp.array(0), jnp.array(0.1)
+    )
+    step = fc.methods.Step({}, None, batch, None)
+    changed = fc.methods.fedagm().grads(client, grads, step, ())
+    if clipped:
+        assert float(optax.tree.norm(changed)) == pytest.approx(1.0, rel=1e-6)
+    else:
+        assert_equal(changed, grads)
 
 
 def test_agm_scores_over_three_steps():
@@ -276,9 +361,9 @@ def test_scaffold_over_two_rounds_by_hand():
 
 
 class _Data:
-    def __init__(self, size):
+    def __init__(self, size, modalities=1):
         self.num_examples = jnp.array(size)
-        self.available = jnp.ones(1)
+        self.available = jnp.ones(modalities)
 
 
 class _Federation:
@@ -498,6 +583,7 @@ def test_bmsfed_surveys_everybody_once():
         ("scaffold", {"weights": "size"}, "weights: unknown 'size'"),
         ("fedproto", {"lam": -1.0}, "lam: -1.0"),
         ("fedproto", {"form": "l1"}, "form: unknown 'l1'"),
+        ("fedpmr", {"first_round": -1}, "first_round: -1 is negative"),
         ("fedogm", {"alpha": -0.1}, "alpha: -0.1"),
         ("fedogm", {"first_round": 5, "last_round": 4}, "last_round: 4"),
         ("fedpmr", {"coefficient": "hard"}, "coefficient: unknown"),

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 LAYERS = [
     {"types", "backend"},
     {"data", "infiltration", "coverage", "augment"},
+    {"momentum", "server_optimizers"},
     {"partition"},
     {"federation", "models"},
     {"prototypes"},

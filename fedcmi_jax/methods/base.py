@@ -265,16 +265,18 @@ def check_choice(name: str, value: str, choices: Any) -> None:
         )
 
 
-def check_window(first_round: int, last_round: int) -> None:
-    """Refuses an empty window of rounds.
+def check_window(first_round: int, last_round: int | None) -> None:
+    """Refuses an empty window of rounds; ``last_round`` None is the run's last.
 
     Raises:
       ValueError: Names the argument, its value and the remedy.
     """
-    if not 0 <= first_round <= last_round:
+    if first_round < 0:
+        raise ValueError(f"first_round: {first_round} is negative; give 0 or more")
+    if last_round is not None and last_round < first_round:
         raise ValueError(
             f"last_round: {last_round} comes before first_round {first_round}; give "
-            "0 <= first_round <= last_round"
+            f"at least {first_round}, or None for the end"
         )
 
 
@@ -285,9 +287,12 @@ def complete_samples(client: Client, batch: Batch) -> Array:
     return batch.valid * complete
 
 
-def in_window(round: Array, first_round: int, last_round: int) -> Array:
-    """1.0 in the rounds first..last (counted from 0, both included), else 0.0."""
-    return ((round >= first_round) & (round <= last_round)).astype(jnp.float32)
+def in_window(round: Array, first_round: int, last_round: int | None) -> Array:
+    """1.0 in rounds first..last (from 0, both included; None: the end), else 0.0."""
+    inside = round >= first_round
+    if last_round is not None:
+        inside &= round <= last_round
+    return inside.astype(jnp.float32)
 
 
 def is_set(method: Method, hook: str) -> bool:

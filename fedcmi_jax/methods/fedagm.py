@@ -26,7 +26,7 @@ MAX_ADVANTAGE = 10.0
 """tau - r is clamped to at most this before exp (original code)."""
 
 CLIP_NORM = 1.0
-"""Global norm of the gradients, once a fusion gradient's entry exceeds it."""
+"""Global norm of the gradients, once an entry of a fusion weight's exceeds it."""
 
 Sign = Literal["original", "fl_port"]
 ScoreState = Literal["persist", "reset"]
@@ -49,7 +49,7 @@ def fedagm(
     pad_grad: bool = True,
     clip: bool = True,
     first_round: int = 0,
-    last_round: int = 70,
+    last_round: int | None = None,
 ) -> Method:
     """Adaptive gradient modulation by Shapley responses of the two modalities.
 
@@ -60,12 +60,15 @@ def fedagm(
     mean over all the client's steps so far (updated after k is computed):
       k_a = exp(alpha min(exp(S_v - S_a) - exp(s_v - s_a), 10)), symmetric for v
     so the modality that is ahead of its own history is damped. f(a, 0) is computed in
-    eval mode. If an entry of the fusion's gradient exceeds 1, all gradients are clipped
-    to a global norm of 1. A client with one modality minimises CE(z, y).
+    eval mode. If an entry of the fusion's weight gradient (no bias) exceeds 1 in
+    absolute value, all gradients are clipped to a global norm of 1. A client with one
+    modality minimises CE(z, y).
 
-    Deviations from the public federated port: S and its length stay with the client
-    (there S is reset every round while the length goes on), modalities own their
-    blocks, unimodal clients work, and k is 1 outside the window.
+    Deviations from the public federated port: modulation goes on to the end (there to
+    round 70), S and its length stay with the client (there S is reset every round while
+    the length goes on), modalities own their blocks, unimodal clients work, and k is 1
+    outside the window. Fusions with several weights are clipped by any of them (there:
+    concat, which has one).
 
     Args:
       alpha: Strength, >= 0; with ``clip=False`` 0 is FedAvg exactly.
@@ -75,9 +78,9 @@ def fedagm(
       pad: What is replaced by zero: the modality's input, or its part of the fusion's
         input (two small products instead of two forward passes).
       pad_grad: Whether gradients flow through f(a, 0) and f(0, v).
-      clip: Whether to clip.
+      clip: Whether to clip gradients as above.
       first_round: First round of the modulation, counted from 0.
-      last_round: Last one.
+      last_round: Last one; None: to the end (public code: 70).
 
     Returns:
       A method for two modalities.
@@ -152,8 +155,8 @@ def fedagm(
         del context
         if not clip:
             return grads
-        entries = jax.tree.leaves(jax.tree.map(jnp.abs, grads["fusion"]))
-        largest = jnp.stack([x.max() for x in entries]).max()
+        matrices = [g for g in jax.tree.leaves(grads["fusion"]) if g.ndim > 1]
+        largest = jnp.stack([jnp.abs(g).max() for g in matrices]).max()
         applies = (largest > CLIP_NORM) & (complete_samples(client, step.batch).any())
         scale = jnp.where(applies, CLIP_NORM / _at_least_one(grads), 1.0)
         return optax.tree.scale(scale, grads)

@@ -35,7 +35,7 @@ def fedpmr(
     entropy: float = 0.0,
     entropy_rounds: int = 0,
     first_round: int = 0,
-    last_round: int = 70,
+    last_round: int | None = None,
 ) -> Method:
     """Prototypical modality rebalance: the weaker modality is drawn to its class means.
 
@@ -48,8 +48,8 @@ def fedpmr(
     a_m = clip(max_k s_k / s_m - 1, 0, 1) (``soft``, the paper). A client with one
     modality minimises CE(z, y).
 
-    Deviations from the public code: sqrt and absent classes are safe (there NaN
-    gradients and 1e30 as a mean).
+    Deviations from the public code: the loss goes on to the end (there to round 70),
+    and sqrt and absent classes are safe (there NaN gradients and 1e30 as a mean).
 
     Args:
       alpha: Weight of the prototype loss, >= 0; 0 (and entropy 0) is FedAvg exactly.
@@ -59,7 +59,7 @@ def fedpmr(
       entropy: mu of the paper's bonus -mu H(softmax(d)) on the strongest modality.
       entropy_rounds: Rounds in which that bonus is paid, from round 0 on.
       first_round: First round of the loss, counted from 0.
-      last_round: Last one (public code: 70).
+      last_round: Last one; None: to the end (public code: 70).
 
     Raises:
       ValueError: A coefficient is negative, momentum is outside [0, 1), coefficient is

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.methods.base import (
@@ -25,7 +26,7 @@ from fedcmi_jax.prototypes import (
 )
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
 
-Form = Literal["distance_ce", "mse"]
+Form = Literal["distance_ce", "prototype_mse", "sample_mse"]
 
 
 def fedproto(
@@ -33,26 +34,33 @@ def fedproto(
     lam: float = 1.0,
     form: Form = "distance_ce",
     first_round: int = 1,
-    last_round: int = 70,
+    last_round: int | None = None,
 ) -> Method:
     """Pulls features towards the cohort's class means, the global prototypes Pbar.
 
-    A client minimises, over the modalities m it has,
-      CE(z, y) + lam sum_m CE(-||h_m - Pbar_m[c]||_2, y)       (``distance_ce``)
-      CE(z, y) + lam sum_m mean_j mean_f (h_m - Pbar_m[y])^2   (``mse``, the paper)
+    A client minimises CE(z, y) + lam sum_m L_m over the modalities m it has, where L_m
+    is one of
+      CE(-||h_m - Pbar_m||_2, y)                 (``distance_ce``)
+      sum_c mean_f (P_m[c] - Pbar_m[c])^2        (``prototype_mse``)
+      mean_j mean_f (h_{m,j} - Pbar_m[y_j])^2    (``sample_mse``)
     and uploads the sums of its features by class, of its final weights in eval mode:
       Pbar_m[c] <- sum_i N_{i,m}[c] P_{i,m}[c] / sum_i N_{i,m}[c]
+    ``distance_ce`` is the public multimodal code's. ``prototype_mse`` is the paper's
+    L_R: it compares prototypes, P_m[c] being the means of the batch's classes; the
+    paper leaves the distance open. ``sample_mse`` is the authors' code, which compares
+    every sample.
 
     Weights are averaged as in FedAvg, as the public multimodal code does (the paper
-    averages prototypes only). Deviations from that code: a class that no client of the
-    cohort has keeps its last prototype (there it becomes the zero vector), and one
-    never seen has logit -1e9; a unimodal client measures its own modality only.
+    averages prototypes only). Deviations from that code: the loss goes on to the end
+    (there to round 70), a class that no client of the cohort has keeps its last
+    prototype (there it becomes the zero vector), and one never seen has logit -1e9; a
+    unimodal client measures its own modality only.
 
     Args:
       lam: Weight of the prototype loss, >= 0; 0 is FedAvg exactly.
-      form: Which loss.
+      form: Which loss: distance_ce, prototype_mse or sample_mse.
       first_round: First round of the loss, counted from 0.
-      last_round: Last one (public code: 70).
+      last_round: Last one; None: to the end (public code: 70).
 
     Raises:
       ValueError: lam is negative, form is unknown, or the window is empty.
@@ -65,6 +73,11 @@ def fedproto(
     check_not_negative(lam=lam)
     check_choice("form", form, Form)
     check_window(first_round, last_round)
+    term = {
+        "distance_ce": _distance_ce,
+        "prototype_mse": _prototype_mse,
+        "sample_mse": _sample_mse,
+    }[form]
 
     def init_shared(model: Model, params: Params, num_clients: int) -> Prototypes:
         del params, num_clients
@@ -78,13 +91,7 @@ def fedproto(
         total = jnp.zeros(())
         for i, m in enumerate(client.model.modalities):
             has, h = batch.valid * batch.available[:, i], outputs.features[m]
-            if form == "mse":
-                gap = ((h - means[m][batch.labels]) ** 2).mean(-1)
-                sum_m = (gap * known[m][batch.labels] * has).sum()
-                total = total + sum_m / jnp.maximum(has.sum(), 1.0)
-            else:
-                logits = distance_logits(h, means[m], known[m])
-                total = total + prototype_loss(logits, batch.labels, known[m], has)
+            total = total + term(h, means[m], known[m], batch.labels, has)
         total = total * in_window(client.round, first_round, last_round)
         count = batch.valid.sum()
         return lam * total, {"loss_prototype": (total * count, count)}
@@ -105,3 +112,26 @@ def fedproto(
     return Method(
         name="fedproto", init_shared=init_shared, loss=loss, finish=finish, merge=merge
     )
+
+
+def _distance_ce(
+    features: Array, means: Array, known: Array, labels: Array, weights: Array
+) -> Array:
+    logits = distance_logits(features, means, known)
+    return prototype_loss(logits, labels, known, weights)
+
+
+def _prototype_mse(
+    features: Array, means: Array, known: Array, labels: Array, weights: Array
+) -> Array:
+    members = jax.nn.one_hot(labels, len(known)) * weights[:, None]
+    counts = members.sum(0)
+    own = members.T @ features / jnp.maximum(counts, 1.0)[:, None]
+    return (((own - means) ** 2).mean(-1) * known * (counts > 0)).sum()
+
+
+def _sample_mse(
+    features: Array, means: Array, known: Array, labels: Array, weights: Array
+) -> Array:
+    gaps = ((features - means[labels]) ** 2).mean(-1) * known[labels]
+    return (gaps * weights).sum() / jnp.maximum(weights.sum(), 1.0)

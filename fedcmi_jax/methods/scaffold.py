@@ -14,6 +14,7 @@ from fedcmi_jax.methods.base import (
     check_choice,
     check_not_negative,
 )
+from fedcmi_jax.momentum import momentum_gain
 from fedcmi_jax.types import Array, Model, Params, PyTree
 
 Weights = Literal["data", "uniform"]
@@ -40,18 +41,23 @@ def scaffold(
     Server, per block b over the S accepted clients that train it, of N:
       c_b <- c_b + (S / N) sum_i w_i dc_{i,b} / sum_i w_i,   w_i = n_i
     Blocks of a modality that the client does not train have no correction, and their
-    c_i stays. Momentum makes a step's update up to 1 / (1 - momentum) gradients long,
-    which ``variate_scale`` has to undo.
+    c_i stays. With momentum w_G - w_i is K_i eta G gradients long, G = momentum_gain of
+    K_i steps, which ``variate_scale`` undoes.
+
+    Steps without momentum are shorter: to train as far as the others do in a round, it
+    needs their learning rate times their G (2.6 at 5 steps, 6.0 at 20). Experiments
+    that a configuration describes do that, see ``local.rate_scale``; users of
+    ``build_algorithm`` give the rate they want (``fc.momentum_gain``).
 
     Deviations from the public multimodal code: it keeps momentum 0.9 with scale 1,
-    which overestimates the mean gradient tenfold, and it ignores the learning-rate
+    which overestimates the mean gradient G-fold, and it ignores the learning-rate
     schedule. The paper's server sums with equal weights: ``weights="uniform"``.
 
     Args:
       momentum: Of the clients' SGD, in [0, 1) (paper: 0); configurations that set
         ``local.momentum`` override it and must set ``variate_scale``.
-      variate_scale: Scale of the measured mean gradient; None: 1 - momentum. 0 is
-        FedAvg exactly.
+      variate_scale: Scale of the measured mean gradient; None: 1 / G, 1 without
+        momentum. 0 is FedAvg exactly.
       weights: Clients count by their samples, or all the same.
 
     Raises:
@@ -66,8 +72,8 @@ def scaffold(
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: {momentum} is outside [0, 1); 0 is the paper's")
     check_choice("weights", weights, Weights)
-    scale = 1.0 - momentum if variate_scale is None else variate_scale
-    check_not_negative(variate_scale=scale)
+    if variate_scale is not None:
+        check_not_negative(variate_scale=variate_scale)
 
     def init_client(model: Model, params: Params) -> Params:
         del model
@@ -88,7 +94,13 @@ def scaffold(
         client: Client, finished: Finished, context: PyTree
     ) -> tuple[Upload, Params]:
         del context
-        length = jnp.maximum(finished.num_steps, 1) * client.learning_rate
+        steps = jnp.maximum(finished.num_steps, 1)
+        length = steps * client.learning_rate
+        scale = (
+            1.0 / momentum_gain(momentum, steps)
+            if variate_scale is None
+            else variate_scale
+        )
         trained = client.model.trained(client.data.available)
         changes = by_block(
             lambda own, c, start, end: own * (scale * (start - end) / length - c),

@@ -16,7 +16,7 @@ LAYERS = [
     {"types"},
     {"data", "infiltration", "coverage", "augment"},
     {"partition"},
-    {"federation", "models"},
+    {"federation", "models", "split"},
     {"prototypes"},
     {"methods", "evaluation"},
     {"local", "aggregate", "cohort"},

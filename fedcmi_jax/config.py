@@ -198,6 +198,9 @@ class Config:
       missing_fraction: Share of the samples of clients with several modalities that
         lack one of them, drawn uniformly; training samples only.
       probe_fraction: Share of a client's samples held out for r-bar and temperatures.
+      validation_fraction: Share of every client's samples, stratified by class, held
+        out of training for choices: the best round, early stopping, tuning. Columns
+        val_...
       rounds: Rounds of the run, R.
       seed: Seed of everything random.
       eval_every: Rounds between evaluations.
@@ -225,6 +228,7 @@ class Config:
     multi_ratio: float = 0.5
     missing_fraction: float = 0.0
     probe_fraction: float = 0.0
+    validation_fraction: float = 0.0
     rounds: int = 100
     seed: int = 0
     eval_every: int = 1
@@ -366,6 +370,7 @@ def check_config(config: Config) -> None:
         )
     if config.clients > 0:
         check_cohort(config.clients_per_round, config.clients)
+    _check_shares(config)
     if config.stream and config.rounds_per_call not in (None, 1):
         raise ValueError(
             f"rounds_per_call: {config.rounds_per_call} is not possible with stream, "
@@ -384,6 +389,20 @@ def check_cohort(clients_per_round: int, clients: int) -> None:
         raise ValueError(
             f"clients_per_round: {clients_per_round} is more than clients: {clients}; "
             f"give at most {clients}"
+        )
+
+
+def _check_shares(config: Config) -> None:
+    """Refuses shares of a client's samples that leave nothing to train on."""
+    names = ("probe_fraction", "validation_fraction")
+    shares = {name: getattr(config, name) for name in names}
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name}: {share} is outside [0, 1); try 0.1")
+    if sum(shares.values()) >= 1:
+        given = " and ".join(f"{name} {share}" for name, share in shares.items())
+        raise ValueError(
+            f"{given} leave no samples to train on; give less than 1 together"
         )
 
 

@@ -89,7 +89,7 @@ def holdings(
     """
     check_config(replace(config, clients_per_round=1))
     dataset = load_dataset(config.dataset, say)
-    dataset, parts, available = deal(config, dataset)
+    dataset, parts, available, _ = deal(config, dataset)
     labels = dataset.train.labels
     counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
     owners = np.repeat(np.arange(parts.num_clients), parts.sizes)

@@ -32,83 +32,153 @@ class Evaluation(NamedTuple):
         shared out; where fusion is a sum), and in a model with projectors
         ``acc_{m}_infiltration`` (fused, the other modalities' places taken by m's
         infiltration projection) and ``acc_{m}_head`` (head on the self-projection).
-      client_accuracy: [N], see ``client_accuracies``.
+      client_accuracy: [N], see ``client_accuracies``; None without a federation.
       personal_accuracy: The same of every client's own model, for methods that keep
         one; else None.
     """
 
     tables: Tables
-    client_accuracy: Array
+    client_accuracy: Array | None = None
     personal_accuracy: Array | None = None
 
 
-def build_evaluator(
-    model: Model,
-    split: Split,
-    federation: Federation,
-    *,
-    batch_size: int = 256,
-    personal: Callable[[Params, PyTree], Params] | None = None,
-    stream: bool = False,
-) -> Callable[..., Evaluation]:
-    """Puts a test split on the device and returns the compiled evaluation.
+class ClientView(NamedTuple):
+    """What an evaluation knows of the clients.
+
+    Attributes:
+      patterns: [P, M] float32, the distinct sets of modalities that clients have.
+      pattern_of: [N] int32, each client's place in them.
+      class_counts: [N, C] float32, see ``client_class_counts``.
+    """
+
+    patterns: Array
+    pattern_of: Array
+    class_counts: Array
+
+
+class Programs(NamedTuple):
+    """The compiled functions of an evaluation; data are arguments, not constants.
+
+    So one compilation serves all federations of one model and equal shapes.
+
+    Attributes:
+      whole: ``(batches, clients, params, batch_stats, memory) -> Evaluation`` with
+        all batches stacked.
+      one_batch: ``(batch, clients, params, batch_stats, memory) -> Tables`` of one.
+      finish: ``(tables, clients) -> Evaluation`` of the sum of them.
+    """
+
+    whole: Callable[..., Evaluation]
+    one_batch: Callable[..., Tables]
+    finish: Callable[..., Evaluation]
+
+
+def build_programs(
+    model: Model, personal: Callable[[Params, PyTree], Params] | None = None
+) -> Programs:
+    """Compiles nothing yet: the functions that evaluators of a model can share.
 
     Args:
       model: The model.
-      split: Test samples.
-      federation: Supplies each client's classes and modalities.
-      batch_size: Samples per forward pass; no effect on results.
-      personal: ``Method.start`` of a method with personal models, ``(params, memory of
-        one client) -> params``; every client's model is then tested, one by one.
-      stream: Leave the split on the host and send it batch by batch; same results.
+      personal: See ``build_evaluator``.
 
     Returns:
-      ``(params, batch_stats, memory=None) -> Evaluation``, jitted; without the memory
-      [N, ...] of all clients personal models are left out.
+      The jitted functions.
     """
-    distinct, which = np.unique(
-        np.asarray(federation.available), axis=0, return_inverse=True
-    )
-    patterns = jnp.asarray(distinct, jnp.float32)
-    pattern_of = jnp.asarray(which.reshape(-1), jnp.int32)
-    class_counts = client_class_counts(federation, model.num_classes)
 
-    def count(params: Params, batch_stats: Params, memory: PyTree, batch) -> Tables:
+    def count(
+        batch: PyTree,
+        clients: ClientView | None,
+        params: Params,
+        batch_stats: Params,
+        memory: PyTree,
+    ) -> Tables:
+        patterns = None if clients is None else clients.patterns
         tables = _tables(model, params, batch_stats, patterns, *batch)
-        if personal is not None and memory is not None:
+        if clients is not None and personal is not None and memory is not None:
 
             def one_client(client):
                 own, pattern = client
                 own_params = personal(params, own)
                 return _fused_table(model, own_params, batch_stats, pattern, *batch)
 
-            clients = (memory, patterns[pattern_of])
-            tables["personal"] = jax.lax.map(one_client, clients)
+            own = (memory, clients.patterns[clients.pattern_of])
+            tables["personal"] = jax.lax.map(one_client, own)
         return tables
 
-    def finish(tables: Tables) -> Evaluation:
+    def finish(tables: Tables, clients: ClientView | None) -> Evaluation:
+        if clients is None:
+            return Evaluation(tables)
         tables = dict(tables)
-        by_client = tables.pop("patterns")[pattern_of]
+        by_client = tables.pop("patterns")[clients.pattern_of]
         own = tables.pop("personal", None)
         return Evaluation(
             tables,
-            client_accuracies(by_client, class_counts),
-            None if own is None else client_accuracies(own, class_counts),
+            client_accuracies(by_client, clients.class_counts),
+            None if own is None else client_accuracies(own, clients.class_counts),
         )
 
-    host_batches = functools.partial(_batches, split, model.modalities, batch_size)
+    def whole(batches: PyTree, clients: ClientView | None, *state) -> Evaluation:
+        tables = jax.lax.map(lambda batch: count(batch, clients, *state), batches)
+        return finish(jax.tree.map(lambda x: x.sum(0), tables), clients)
+
+    return Programs(jax.jit(whole), jax.jit(count), jax.jit(finish))
+
+
+def build_evaluator(
+    model: Model,
+    split: Split,
+    federation: Federation | None,
+    *,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    personal: Callable[[Params, PyTree], Params] | None = None,
+    stream: bool = False,
+    programs: Programs | None = None,
+) -> Callable[..., Evaluation]:
+    """Puts a test split on the device and returns the compiled evaluation.
+
+    Args:
+      model: The model.
+      split: Test samples.
+      federation: Supplies each client's classes and modalities; None: no accuracies of
+        clients.
+      rows: [v] rows of the split to test on; None: all.
+      batch_size: Samples per forward pass; no effect on results.
+      personal: ``Method.start`` of a method with personal models, ``(params, memory of
+        one client) -> params``; every client's model is then tested, one by one.
+      stream: Leave the split on the host and send it batch by batch; same results.
+      programs: Of ``build_programs`` with the same model and ``personal``, to share
+        their compilation; None: new ones.
+
+    Returns:
+      ``(params, batch_stats, memory=None) -> Evaluation``; without the memory
+      [N, ...] of all clients personal models are left out.
+    """
+    programs = programs or build_programs(model, personal)
+    clients = None
+    if federation is not None:
+        distinct, which = np.unique(
+            np.asarray(federation.available), axis=0, return_inverse=True
+        )
+        clients = ClientView(
+            jnp.asarray(distinct, jnp.float32),
+            jnp.asarray(which.reshape(-1), jnp.int32),
+            client_class_counts(federation, model.num_classes),
+        )
+    if rows is None:
+        rows = np.arange(split.size)
+    host_batches = functools.partial(
+        _batches, split, rows, model.modalities, batch_size
+    )
     if stream:
-        return _streamed(jax.jit(count), jax.jit(finish), host_batches)
+        return _streamed(programs, clients, host_batches)
     batches = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host_batches())
 
-    @jax.jit
     def evaluate(
         params: Params, batch_stats: Params, memory: PyTree = None
     ) -> Evaluation:
-        tables = jax.lax.map(
-            lambda batch: count(params, batch_stats, memory, batch), batches
-        )
-        return finish(jax.tree.map(lambda x: x.sum(0), tables))
+        return programs.whole(batches, clients, params, batch_stats, memory)
 
     return evaluate
 
@@ -176,7 +246,8 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
       Every view's accuracy under its name; ``macro_f1``, ``worst_class`` and
       ``per_class`` of the fused logits; ``client_mean``, ``client_std``,
       ``client_min``, ``client_p10``, ``client_median`` and ``client_max`` of the
-      clients' accuracies; ``personal_mean``... of their own models', if they have any.
+      clients' accuracies, if there are any; ``personal_mean``... of their own models',
+      if they have any.
     """
     tables = {name: np.asarray(t) for name, t in evaluation.tables.items()}
     result: dict[str, float | list[float]] = {
@@ -186,7 +257,8 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
     result["macro_f1"] = macro_f1(tables["acc"])
     result["worst_class"] = float(np.nanmin(per_class))
     result["per_class"] = [float(a) for a in per_class]
-    result |= _spread("client", np.asarray(evaluation.client_accuracy))
+    if evaluation.client_accuracy is not None:
+        result |= _spread("client", np.asarray(evaluation.client_accuracy))
     if evaluation.personal_accuracy is not None:
         result |= _spread("personal", np.asarray(evaluation.personal_accuracy))
     return result
@@ -224,28 +296,30 @@ def read_sums(sums: Sums) -> dict[str, float]:
     return result
 
 
-def _batches(split: Split, modalities: tuple[str, ...], batch_size: int) -> Iterator:
-    """Test samples as (inputs, labels, valid, present) of B rows, the last padding."""
-    batch_size = min(batch_size, split.size)
-    for start in range(0, split.size, batch_size):
-        rows = slice(start, start + batch_size)
-        labels = split.labels[rows].astype(np.int32)
+def _batches(
+    split: Split, rows: np.ndarray, modalities: tuple[str, ...], batch_size: int
+) -> Iterator:
+    """The samples as (inputs, labels, valid, present) of B rows, the last padding."""
+    batch_size = min(batch_size, len(rows))
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size]
+        labels = split.labels[chosen].astype(np.int32)
 
         def padded(x: np.ndarray) -> np.ndarray:
             tail = np.zeros((batch_size - len(x), *x.shape[1:]), x.dtype)
             return np.concatenate([x, tail])
 
-        inputs = {m: padded(split.inputs[m][rows]) for m in modalities}
+        inputs = {m: padded(split.inputs[m][chosen]) for m in modalities}
         valid = np.ones(len(labels), np.float32)
         present = np.ones((len(labels), len(modalities)), np.float32)
         if split.available is not None:
-            present = np.asarray(split.available[rows], np.float32)
+            present = np.asarray(split.available[chosen], np.float32)
         yield inputs, padded(labels), padded(valid), padded(present)
 
 
 def _streamed(
-    count: Callable[..., Tables],
-    finish: Callable[[Tables], Evaluation],
+    programs: Programs,
+    clients: ClientView | None,
     batches: Callable[[], Iterator],
 ) -> Callable[..., Evaluation]:
     """Evaluation by a loop on the host; at most two batches are on the device."""
@@ -254,11 +328,12 @@ def _streamed(
         params: Params, batch_stats: Params, memory: PyTree = None
     ) -> Evaluation:
         remaining = batches()
-        total = count(params, batch_stats, memory, next(remaining))
+        state = (clients, params, batch_stats, memory)
+        total = programs.one_batch(next(remaining), *state)
         for batch in remaining:
-            tables = count(params, batch_stats, memory, batch)
+            tables = programs.one_batch(batch, *state)
             total = jax.tree.map(jnp.add, jax.block_until_ready(total), tables)
-        return finish(total)
+        return programs.finish(total, clients)
 
     return evaluate
 
@@ -283,7 +358,7 @@ def _confusion(logits: Array, labels: Array, weights: Array) -> Array:
 def _tables(
     model, params, batch_stats, patterns, inputs, labels, valid, present
 ) -> Tables:
-    """Confusion counts of every view on one batch; ``patterns`` [P, C, C]."""
+    """Confusion counts of every view on one batch; ``patterns`` [P, C, C] or None."""
     num_modalities = len(model.modalities)
 
     def forward(available: Array):
@@ -310,10 +385,9 @@ def _tables(
             only = jnp.zeros(num_modalities).at[i].set(1.0)
             tables[f"acc_{m}_infiltration"] = count(forward(only).logits, has)
             tables[f"acc_{m}_head"] = count(full.self_logits[m], has)
-    tables["patterns"] = jnp.stack(
-        [
-            _fused_table(model, params, batch_stats, p, inputs, labels, valid, present)
-            for p in patterns
-        ]
-    )
+    if patterns is not None:
+        batch = (inputs, labels, valid, present)
+        tables["patterns"] = jnp.stack(
+            [_fused_table(model, params, batch_stats, p, *batch) for p in patterns]
+        )
     return tables

@@ -1,6 +1,7 @@
 """The experiment that a configuration describes: data, model, algorithm, evaluation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import models, server_optimizers
+from fedcmi_jax import hosts, models, server_optimizers
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.augment import crop_and_flip
 from fedcmi_jax.clients import replicate
@@ -25,13 +26,18 @@ from fedcmi_jax.config import (
 )
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.dealing import deal, load_dataset
-from fedcmi_jax.evaluation import Evaluation, build_evaluator
-from fedcmi_jax.federation import Federation, build_federation
+from fedcmi_jax.evaluation import (
+    Evaluation,
+    build_evaluator,
+    build_programs,
+    summarise,
+)
+from fedcmi_jax.federation import Federation, build_federation, coarse_capacity
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
 from fedcmi_jax.methods.base import FEDAVG, Method, is_set
 from fedcmi_jax.momentum import momentum_gain
 from fedcmi_jax.streaming import CohortStream, build_skeleton
-from fedcmi_jax.types import Model
+from fedcmi_jax.types import FederationState, Model
 
 
 class Experiment(NamedTuple):
@@ -43,12 +49,15 @@ class Experiment(NamedTuple):
       federation: Device data, dealt to clients; when streaming, without inputs.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
-      evaluate: ``(params, batch_stats, memory=None) -> Evaluation``; on one device.
+      evaluate: ``(params, batch_stats, memory=None) -> Evaluation`` of the test split;
+        on one device.
       mesh: Devices that share the cohort; None: one.
       with_chunk_size: Chunk size -> the same algorithm with another chunk size.
       stream: Sends each round's samples; None: they are all in ``federation``.
       personal: Whether clients keep models of their own, which ``evaluate`` tests if
         it is given their memory.
+      validate: ``(params, batch_stats) -> Evaluation`` of the samples held out for
+        choices; None: there are none.
     """
 
     config: Config
@@ -61,6 +70,7 @@ class Experiment(NamedTuple):
     with_chunk_size: Callable[[int], FederatedAlgorithm]
     stream: CohortStream | None = None
     personal: bool = False
+    validate: Callable[..., Evaluation] | None = None
 
     @property
     def key(self) -> jax.Array:
@@ -100,25 +110,33 @@ def build(
     check_config(config)
     method = create("method", config.method)
     dataset = load_dataset(config.dataset, say)
-    dataset, parts, available = deal(config, dataset)
+    dealt = deal(config, dataset)
+    dataset, parts = dealt.dataset, dealt.partition
     config = dataclasses.replace(config, clients=parts.num_clients)
     check_cohort(config.clients_per_round, config.clients)
     _check_augmented(config.local.augment, dataset)
     if config.stream:
         _check_stream(method)
     federation = (build_skeleton if config.stream else build_federation)(
-        dataset, parts, available, probe_fraction=config.probe_fraction
+        dataset,
+        parts,
+        dealt.available,
+        probe_fraction=config.probe_fraction,
+        capacity=coarse_capacity(int(parts.sizes.max())),
     )
     rate_scale = _rate_scale(config, method, np.asarray(federation.sizes), say)
     model = _build_model(config, dataset, method.needs_projectors)
     personal = is_set(method, "start")
-    evaluate = build_evaluator(
+    evaluator = functools.partial(
+        build_evaluator,
         model,
-        dataset.test,
-        federation,
-        personal=method.start if personal else None,
         stream=config.stream,
+        programs=build_programs(model, method.start if personal else None),
     )
+    evaluate = evaluator(dataset.test, federation)
+    validate: Callable[..., Evaluation] | None = None
+    if dealt.validation is not None:
+        validate = evaluator(dataset.train, None, rows=dealt.validation.rows)
 
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(
@@ -153,7 +171,45 @@ def build(
         with_chunk_size=with_chunk_size,
         stream=stream,
         personal=personal,
+        validate=validate,
     )
+
+
+def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
+    """All metrics of a state's deployed model, on the host.
+
+    Args:
+      experiment: The experiment.
+      state: Of its algorithm; with several processes all must call this together.
+
+    Returns:
+      ``evaluation.summarise`` of the test split and, with the prefix ``val_``, the
+      numbers (not the lists) of the validation split if there is one. The names are
+      explained in ``evaluation.GLOSSARY``.
+
+    Example:
+      >>> import jax, fedcmi_jax as fc
+      >>> values = {"dataset": {"name": "synthetic"}, "validation_fraction": 0.1}
+      >>> experiment = build(fc.config.from_dict(values))
+      >>> algorithm, federation = experiment.algorithm, experiment.federation
+      >>> metrics = measure(experiment, algorithm.init(experiment.key, federation))
+      >>> 0 <= metrics["val_acc"] <= 1
+      True
+    """
+    params = experiment.algorithm.deploy(state, experiment.federation)
+    memory = state.memory if experiment.personal else None
+    what = (params, state.batch_stats, memory)
+    if experiment.mesh is not None:  # one device per process does it
+        what = hosts.fetch(what)
+    result = summarise(experiment.evaluate(*what))
+    if experiment.validate is not None:
+        held_out = summarise(experiment.validate(*what[:2]))
+        result |= {
+            f"val_{name}": value
+            for name, value in held_out.items()
+            if not isinstance(value, list)
+        }
+    return result
 
 
 def rounds_per_call(config: Config) -> int:

@@ -26,8 +26,8 @@ class Federation:
       available: [N, M] float32, 1 where the client has the modality.
       present: [n, M] uint8, 1 where a sample has the modality, or None: wherever its
         client has it.
-      max_size: L, samples of the longest client, held-out ones included. Static: it
-        is the only size that the compiled program depends on, with n and N.
+      max_size: L, samples of the longest client, held-out ones included, or more.
+        Static: it is the only size that the compiled program depends on, with n and N.
       modalities: Names in the order of ``available`` (static; a dict that passes
         through a JAX transformation comes out sorted).
     """
@@ -48,12 +48,39 @@ class Federation:
         return self.sizes.shape[0]
 
 
+CAPACITY_STEPS = 8
+"""Values of L per doubling that runs are compiled for. Partitions of several seeds then
+mostly share one. The price is at most 1/8 more rows in arrays of a number per sample;
+no step is in vain, since a pass ends at the last batch of the longest client.
+"""
+
+
+def coarse_capacity(longest: int) -> int:
+    """The samples of the longest client, rounded up to one of few values.
+
+    L = ceil(n / s) s with s = 2^floor(log2 n) / 8, at least 1.
+
+    Args:
+      longest: n, at least 1.
+
+    Returns:
+      L, with n <= L < 1.125 n.
+
+    Example:
+      >>> [coarse_capacity(n) for n in (5, 64, 65, 100, 127, 1_000)]
+      [5, 64, 72, 104, 128, 1024]
+    """
+    step = max(1, (1 << (longest.bit_length() - 1)) // CAPACITY_STEPS)
+    return -(-longest // step) * step
+
+
 def build_federation(
     dataset: Dataset,
     partition: Partition,
     available: np.ndarray | None = None,
     *,
     probe_fraction: float = 0.0,
+    capacity: int | None = None,
 ) -> Federation:
     """Puts the training split on the device, sorted by client.
 
@@ -63,13 +90,16 @@ def build_federation(
       available: [N, M] table of who has what; None: everybody has everything.
       probe_fraction: Share of each client's samples (in [0, 1), rounded down) held
         out of its training, for methods that measure something on unseen data.
+      capacity: L of the compiled program, see ``coarse_capacity``; no effect on
+        results. None: the samples of the longest client.
 
     Returns:
       The federation.
 
     Raises:
       ValueError: The table has the wrong shape or a client without modality, a sample
-        has none of its client's modalities, or the fraction is out of range.
+        has none of its client's modalities, the fraction is out of range, or a client
+        has more samples than the capacity.
 
     Example:
       >>> import numpy as np, fedcmi_jax as fc
@@ -82,6 +112,12 @@ def build_federation(
         raise ValueError(
             f"probe_fraction: {probe_fraction} is outside [0, 1); give the share of "
             "each client's samples to hold out"
+        )
+    longest = int(partition.sizes.max())
+    if capacity is not None and capacity < longest:
+        raise ValueError(
+            f"capacity: {capacity} is less than the {longest} samples of the longest "
+            "client; give at least as many, or None"
         )
     num_clients = len(partition.sizes)
     modalities = dataset.modalities
@@ -109,7 +145,7 @@ def build_federation(
         sizes=jnp.asarray(partition.sizes - probes, jnp.int32),
         probe_sizes=jnp.asarray(probes, jnp.int32),
         available=jnp.asarray(available, jnp.float32),
-        max_size=int(partition.sizes.max()),
+        max_size=longest if capacity is None else capacity,
         modalities=modalities,
         present=None if present is None else jnp.asarray(present, jnp.uint8),
     )

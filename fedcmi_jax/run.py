@@ -23,8 +23,8 @@ from fedcmi_jax import autotune, checkpoint, hosts, streaming
 from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.clients import place_state, shards_memory
 from fedcmi_jax.config import Config, check_config, from_dict, to_dict
-from fedcmi_jax.evaluation import read_sums, summarise
-from fedcmi_jax.experiment import Experiment, rounds_per_call
+from fedcmi_jax.evaluation import read_sums
+from fedcmi_jax.experiment import Experiment, measure, rounds_per_call
 from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
 from fedcmi_jax.types import FederationState, PyTree, RoundInfo
 
@@ -324,13 +324,8 @@ def _records(
 
 
 def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
-    """Test metrics of a state's deployed model, on the host."""
-    params = experiment.algorithm.deploy(state, experiment.federation)
-    memory = state.memory if experiment.personal else None
-    what = (params, state.batch_stats, memory)
-    if experiment.mesh is not None:  # one device per process does it
-        what = hosts.fetch(what)
-    return summarise(experiment.evaluate(*what))
+    """All metrics of a state's deployed model, on the host."""
+    return measure(experiment, state)
 
 
 def _finish(

@@ -36,6 +36,7 @@ def build_skeleton(
     available: np.ndarray | None = None,
     *,
     probe_fraction: float = 0.0,
+    capacity: int | None = None,
 ) -> Federation:
     """The federation of a data set, its training inputs left on the host.
 
@@ -44,6 +45,7 @@ def build_skeleton(
       partition: Which sample belongs to which client.
       available: [N, M] table of who has what; None: everybody has everything.
       probe_fraction: Share of each client's samples held out of its training.
+      capacity: L of the compiled program; None: the samples of the longest client.
 
     Returns:
       A federation whose inputs are [n, 0]: enough for ``init``, ``deploy`` and
@@ -55,7 +57,9 @@ def build_skeleton(
     n = dataset.train.size
     nothing = {m: np.zeros((n, 0), np.float32) for m in dataset.modalities}
     hollow = dataset._replace(train=dataset.train._replace(inputs=nothing))
-    return build_federation(hollow, partition, available, probe_fraction=probe_fraction)
+    return build_federation(
+        hollow, partition, available, probe_fraction=probe_fraction, capacity=capacity
+    )
 
 
 class CohortStream:

@@ -101,6 +101,13 @@ def test_from_dict_names_what_is_wrong(values, message):
         ({"seed": -1}, "seed: -1"),
         ({"multi_ratio": 1.5}, "multi_ratio=1.5"),
         ({"probe_fraction": 1.0}, "probe_fraction: 1.0"),
+        ({"validation_fraction": 1.0}, "validation_fraction: 1.0"),
+        ({"validation_fraction": -0.1}, "validation_fraction: -0.1"),
+        ({"validation_fraction": 0.001}, "validation_fraction: 0.001 of 60 .* none"),
+        (
+            {"validation_fraction": 0.5, "probe_fraction": 0.5},
+            "probe_fraction 0.5 and validation_fraction 0.5 leave no samples",
+        ),
         ({"clients": 61, "clients_per_round": 2}, "num_clients=61"),
         ({"local": {"batch_size": 0}}, "local.batch_size: 0"),
         ({"local": {"epochs": 0}}, "local.epochs: 0"),
@@ -178,3 +185,27 @@ def test_every_choice_can_be_built(section, field):
     kind = section.__name__.removesuffix("Config").lower()
     for choice in typing.get_args(typing.get_type_hints(section)[field]):
         assert build(tiny(**{kind: {field: choice}}))
+
+
+PUBLISHED = {"synthetic", "noisy-digits", "cg-digits"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_of_real_data_hold_samples_out_for_choices(name):
+    published = any(name.startswith(known) for known in PUBLISHED)
+    assert preset(name).validation_fraction == (0.0 if published else 0.1)
+
+
+def test_the_validation_split_is_drawn_after_everything_else():
+    plain, split = (build(tiny(validation_fraction=f)) for f in (0.0, 0.2))
+    assert plain.validate is None
+    np.testing.assert_array_equal(
+        plain.federation.available, split.federation.available
+    )
+    assert plain.federation.sizes.tolist() == [15] * 4
+    assert split.federation.sizes.tolist() == [12] * 4
+    ours, theirs = (
+        {tuple(row) for row in np.asarray(b.federation.inputs["strong"]).tolist()}
+        for b in (split, plain)
+    )
+    assert ours < theirs

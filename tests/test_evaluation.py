@@ -7,7 +7,17 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax import evaluation
-from tests.problems import MODALITIES, dataset, federation, model
+from fedcmi_jax.dealing import deal
+from fedcmi_jax.experiment import build, measure
+from tests.problems import (
+    AVAILABLE,
+    MODALITIES,
+    assert_equal,
+    dataset,
+    federation,
+    model,
+)
+from tests.test_config import tiny
 
 TABLE = np.array([[8, 2, 0], [1, 1, 0], [0, 0, 0]], np.float32)
 
@@ -123,3 +133,64 @@ def test_client_class_counts():
     np.testing.assert_array_equal(counts.sum(1), fed.sizes)
     first = np.bincount(np.asarray(fed.labels[:9]), minlength=4)
     np.testing.assert_array_equal(counts[0], first)
+
+
+def test_rows_are_a_split_of_their_own():
+    data, net, fed = dataset(), model("classifier"), federation()
+    params, stats = net.init(jax.random.key(3))
+    rows = np.array([7, 3, 20, 11, 12])
+    part = fc.data.Split(
+        {m: x[rows] for m, x in data.test.inputs.items()}, data.test.labels[rows]
+    )
+    for stream in (False, True):
+        run = fc.build_evaluator(
+            net, data.test, None, rows=rows, batch_size=2, stream=stream
+        )
+        ours = run(params, stats)
+        assert ours.client_accuracy is None
+        assert not any(n.startswith("client") for n in evaluation.summarise(ours))
+        theirs = fc.build_evaluator(net, part, fed)(params, stats)
+        assert_equal(ours.tables, theirs.tables)
+
+
+def test_federations_of_equal_shapes_share_one_compiled_evaluation():
+    data, net = dataset(), model("classifier")
+    params, stats = net.init(jax.random.key(3))
+    programs = evaluation.build_programs(net)
+    other = tuple(reversed(AVAILABLE))
+    for fed in (federation(), federation(other)):
+        ours = fc.build_evaluator(net, data.test, fed, programs=programs)(params, stats)
+        theirs = fc.build_evaluator(net, data.test, fed)(params, stats)
+        assert_equal(ours, theirs)
+    assert programs.whole._cache_size() == 1
+
+
+def test_validation_columns_are_those_of_the_held_out_samples():
+    built = build(tiny(validation_fraction=0.2, clients_per_round=4))
+    state = built.algorithm.init(built.key, built.federation)
+    measured = measure(built, state)
+    names = {"val_acc", "val_acc_strong_zero", "val_macro_f1", "val_worst_class"}
+    assert names <= set(measured)
+    assert not any(n.startswith("val_client") for n in measured)
+    held = deal(built.config, built.dataset).validation
+    assert len(held.rows) == 12
+    train = built.dataset.train
+    split = fc.data.Split(
+        {m: x[held.rows] for m, x in train.inputs.items()}, train.labels[held.rows]
+    )
+    run = fc.build_evaluator(built.model, split, built.federation)
+    expected = evaluation.summarise(run(state.params, state.batch_stats))
+    assert measured["val_acc"] == expected["acc"]
+    assert measured["val_macro_f1"] == expected["macro_f1"]
+    trained = np.asarray(built.federation.inputs["strong"])
+    assert not {r.tobytes() for r in trained} & {
+        r.tobytes() for r in split.inputs["strong"]
+    }
+
+
+def test_validation_samples_lack_nothing():
+    built = build(tiny(validation_fraction=0.2, missing_fraction=1.0, multi_ratio=1.0))
+    dealt = deal(built.config, built.dataset)
+    present = dealt.dataset.train.available
+    assert present[dealt.validation.rows].all()
+    assert (present[dealt.partition.order].sum(1) == 1).all()

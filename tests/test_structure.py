@@ -17,7 +17,7 @@ LAYERS = [
     {"data", "infiltration", "coverage", "augment"},
     {"momentum", "server_optimizers"},
     {"partition"},
-    {"federation", "models"},
+    {"federation", "models", "split"},
     {"prototypes"},
     {"methods", "evaluation"},
     {"local", "aggregate", "cohort"},

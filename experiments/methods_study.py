@@ -4,29 +4,20 @@
     python experiments/methods_study.py drift        SCAFFOLD at Dirichlet alpha 0.05
     python experiments/methods_study.py selection    rounds until an accuracy is reached
     python experiments/methods_study.py missing      samples that lack a modality
+    python experiments/methods_study.py servers      FedOpt's server optimizers
 
-Five seeds, in one program; they share data and partition and differ in initial weights,
-cohorts and batches. Prints mean +- standard deviation over seeds, in percent, and
-writes everything to experiments/results/.
+Five seeds, a tenth of every client's samples for validation. The protocol is that of
+``study.py``.
 """
 
 import argparse
-import json
-import pathlib
-import statistics
-import time
 from typing import Any
 
-import jax
-import numpy as np
+from study import HEADS_ONLY, Study, cell, compare, last, merged
 
 from fedcmi_jax import config as configs
-from fedcmi_jax.evaluation import summarise
-from fedcmi_jax.experiment import build
-from fedcmi_jax.run import versions
-from fedcmi_jax.seeds import mapped, seed_keys, start
+from fedcmi_jax import seeds
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SEEDS = 5
 
 BASE: dict[str, Any] = {
@@ -45,6 +36,7 @@ BASE: dict[str, Any] = {
     "clients_per_round": 5,
     "rounds": 60,
     "chunk_size": 5,
+    "validation_fraction": 0.1,
 }
 """All methods train FedCMI's model, so that only the method differs."""
 
@@ -55,110 +47,71 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedprox": {"name": "fedprox"},
     "scaffold": {"name": "scaffold"},
     "fedproto": {"name": "fedproto"},
-    "fedogm": {"name": "fedogm", "alpha": 0.3},
+    "fedogm": {"name": "fedogm"},
+    "fedogm, alpha = 0.3": {"name": "fedogm", "alpha": 0.3},
     "fedpmr": {"name": "fedpmr"},
     "fedagm": {"name": "fedagm"},
     "fedmsplit": {"name": "fedmsplit"},
     "power_of_choice": {"name": "power_of_choice"},
     "bmsfed": {"name": "bmsfed"},
-    "bmsfed, theta = 1": {"name": "bmsfed", "threshold": 1.0},
-    "fedcmi, heads only": {"name": "fedcmi", "lam": 0.0},
+    "bmsfed, theta = 2": {"name": "bmsfed", "threshold": 2.0},
+    "fedcmi, heads only": HEADS_ONLY,
     "fedcmi": {"name": "fedcmi"},
 }
 
-
-def curves(values: dict[str, Any], every: int) -> list[list[dict[str, float]]]:
-    """Metrics of every seed [SEEDS] at every ``every`` rounds."""
-    config = configs.from_dict(values | {"rounds_per_call": every})
-    experiment = build(config)
-    run = mapped(experiment)
-    states = start(experiment, seed_keys(0, SEEDS))
-    history: list[list[dict[str, float]]] = [[] for _ in range(SEEDS)]
-    for done in range(every, config.rounds + 1, every):
-        states = run(states, np.int32(every))
-        for i in range(SEEDS):
-            state = jax.tree.map(lambda x, i=i: x[i], states)
-            params = experiment.algorithm.deploy(state, experiment.federation)
-            result = summarise(
-                experiment.evaluate(params, state.batch_stats, state.memory)
-            )
-            numbers = {k: v for k, v in result.items() if isinstance(v, float)}
-            history[i].append({"round": done} | numbers)
-    return history
+VIEWS = ("acc", "acc_strong_zero", "acc_weak_zero")
 
 
-def cell(values: list[float], scale: float = 100.0) -> str:
-    """Mean +- standard deviation."""
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    return f"{scale * mean:.1f} ± {scale * deviation:.1f}"
-
-
-def merged(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Nested dicts, later ones winning; a section that changes its name starts anew."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            if isinstance(value, dict) and "name" not in value:
-                result[key] = result.get(key, {}) | value
-            else:
-                result[key] = value
-    return result
-
-
-def imbalance(print_row) -> dict[str, Any]:
+def imbalance(study: Study) -> dict[str, Any]:
     """Fused, strong and weak accuracy of every method."""
-    columns = (
-        "acc",
-        "acc_strong_zero",
-        "acc_weak_zero",
-        "acc_weak_half",
-        "client_mean",
+    columns = (*VIEWS, "acc_weak_half", "client_mean")
+    study.row("method", *columns, "acc - fedavg", "flat at round")
+    return compare(
+        BASE, METHODS, columns, num_seeds=SEEDS, every=5, print_row=study.row
     )
-    print_row("method", *columns)
-    runs = {}
-    for name, method in METHODS.items():
-        runs[name] = curves(merged(BASE, {"method": method}), every=60)
-        final = [seed[-1] for seed in runs[name]]
-        print_row(name, *(cell([f[c] for f in final]) for c in columns))
-    return runs
 
 
-def drift(print_row) -> dict[str, Any]:
-    """SCAFFOLD against FedAvg, both without momentum, where clients differ most."""
-    print_row("method", "learning rate", "acc at round 20", "at 100")
+def drift(study: Study) -> dict[str, Any]:
+    """SCAFFOLD against FedAvg where clients differ most, mean steps of equal length."""
+    rounds, early = 100, 20
+    study.row("method", "learning rate", f"acc at round {early}", f"at {rounds}")
     runs = {}
-    for rate in (0.02, 0.1):
-        for name, momentum in (("fedavg", 0.0), ("fedavg", 0.9), ("scaffold", 0.0)):
+    for rate in (0.002, 0.01):
+        for name, momentum in (("fedavg", None), ("fedavg", 0.0), ("scaffold", None)):
+            # SCAFFOLD's rate is matched to momentum 0.9 by itself; FedAvg without
+            # momentum gets the tenfold rate of the limit of many steps.
+            own = rate * (10 if momentum == 0.0 else 1)
             values = merged(
                 BASE,
                 CLASSIFIER,
                 {
                     "method": {"name": name},
                     "partition": {"name": "dirichlet", "alpha": 0.05},
-                    "local": {
-                        "momentum": momentum,
-                        "learning_rate": rate * (1 - momentum),
-                    },
-                    "rounds": 100,
+                    "local": {"momentum": momentum, "learning_rate": own},
+                    "rounds": rounds,
                 },
             )
-            label = f"{name}, momentum {momentum:g}"
-            runs[f"{label}, rate {rate:g}"] = curves(values, every=20)
-            seeds = runs[f"{label}, rate {rate:g}"]
-            points = [cell([seed[i]["acc"] for seed in seeds]) for i in (0, -1)]
-            print_row(label, f"{rate * (1 - momentum):g}", *points)
+            label = f"{name}, momentum {0.9 if momentum is None else momentum:g}"
+            label = name if name == "scaffold" else label
+            config = configs.from_dict(values)
+            found = seeds.histories(config, range(SEEDS), early)
+            runs[f"{label}, rate {own:g}"] = found
+            points = [cell([seed[i]["acc"] for seed in found]) for i in (0, -1)]
+            study.row(label, f"{own:g}", *points)
     return runs
 
 
-def selection(print_row) -> dict[str, Any]:
+def selection(study: Study) -> dict[str, Any]:
     """Rounds until the fused accuracy reaches a target; 60 if it does not."""
     target, limit = 0.9, 60
-    print_row("method", f"rounds to {100 * target:.0f} %", "acc at round 60")
+    study.row("method", f"rounds to {100 * target:.0f} %", f"acc at round {limit}")
     choices = {
         "fedavg": {"name": "fedavg"},
         "power_of_choice, d = 10": {"name": "power_of_choice"},
         "power_of_choice, d = 20": {"name": "power_of_choice", "candidates": 20},
         "bmsfed": {"name": "bmsfed"},
+        "fedcmi, heads only": HEADS_ONLY,
+        "fedcmi": {"name": "fedcmi"},
     }
     runs = {}
     for name, method in choices.items():
@@ -170,35 +123,46 @@ def selection(print_row) -> dict[str, Any]:
                 "rounds": limit,
             },
         )
-        runs[name] = curves(values, every=1)
+        runs[name] = seeds.histories(configs.from_dict(values), range(SEEDS), 1)
         reached = [
             min([p["round"] for p in seed if p["acc"] >= target], default=limit)
             for seed in runs[name]
         ]
-        final = cell([seed[-1]["acc"] for seed in runs[name]])
-        print_row(name, cell(reached, scale=1.0), final)
+        study.row(name, cell(reached, scale=1.0), cell(last(runs[name], "acc")))
     return runs
 
 
-def missing(print_row) -> dict[str, Any]:
+def missing(study: Study) -> dict[str, Any]:
     """Fused and weak accuracy where a share of the samples lacks one modality."""
-    print_row("missing", "method", "acc", "acc_strong_zero", "acc_weak_zero")
+    study.row("missing", "method", *VIEWS, "acc - fedavg", "flat at round")
+    names = ("fedavg", "fedogm", "fedpmr", "fedcmi, heads only", "fedcmi")
     runs = {}
     for fraction in (0.1, 0.5):
-        for name in ("fedavg", "fedogm", "fedpmr", "fedcmi"):
-            values = merged(
-                BASE, {"method": METHODS[name], "missing_fraction": fraction}
-            )
-            runs[f"{name}, {fraction:g}"] = seeds = curves(values, every=60)
-            final = [seed[-1] for seed in seeds]
-            columns = ("acc", "acc_strong_zero", "acc_weak_zero")
-            print_row(
-                f"{fraction:g}", name, *(cell([f[c] for f in final]) for c in columns)
-            )
+        rows = compare(
+            BASE | {"missing_fraction": fraction},
+            {name: METHODS[name] for name in names},
+            VIEWS,
+            num_seeds=SEEDS,
+            every=5,
+            print_row=study.row,
+            label=(f"{fraction:g}",),
+        )
+        runs |= {f"{fraction:g}, {name}": run for name, run in rows.items()}
     return runs
 
 
-STUDIES = {f.__name__: f for f in (imbalance, drift, selection, missing)}
+def servers(study: Study) -> dict[str, Any]:
+    """FedAvg under every server optimizer at its default rate."""
+    names = ("none", "avgm", "adagrad", "adam", "yogi", "optax_adam", "optax_yogi")
+    study.row("server", *VIEWS, "acc - none", "flat at round")
+    choices = {
+        name: {"method": {"name": "fedavg"}, "server": {"optimizer": name}}
+        for name in names
+    }
+    return compare(BASE, choices, VIEWS, num_seeds=SEEDS, every=5, print_row=study.row)
+
+
+STUDIES = {f.__name__: f for f in (imbalance, drift, selection, missing, servers)}
 
 
 def main() -> None:
@@ -206,28 +170,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=STUDIES)
     args = parser.parse_args()
-    begun = time.perf_counter()
-    rows: list[tuple[str, ...]] = []
-
-    def print_row(*cells: str) -> None:
-        print("| " + " | ".join(cells) + " |", flush=True)
-        if not rows:
-            print("|" + "---|" * len(cells))
-        rows.append(cells)
-
-    runs = STUDIES[args.study](print_row)
-    RESULTS.mkdir(exist_ok=True)
-    record = {
-        "command": f"python experiments/methods_study.py {args.study}",
-        "base": BASE,
-        "seconds": round(time.perf_counter() - begun),
-        "versions": versions(),
-        "table": rows,
-        "final": {k: [seed[-1] for seed in v] for k, v in runs.items()},
-    }
-    path = RESULTS / f"methods-{args.study}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written: {path}")
+    study = Study(
+        f"methods-{args.study}", f"python experiments/methods_study.py {args.study}"
+    )
+    study.write(BASE, STUDIES[args.study](study))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from fedcmi_jax import backend as backend
 from fedcmi_jax import config as config
 from fedcmi_jax import data as data
 from fedcmi_jax import evaluation as evaluation

@@ -13,7 +13,7 @@ class UpdateSums(NamedTuple):
     """Sums over clients; what the client axis accumulates, of the size of one model.
 
     Attributes:
-      deltas: sum_i w_{i,b} (w_i - w_G) per block b, w_{i,b} = n_i own_{i,b}.
+      deltas: sum_i w_{i,b} (w_i - w_G) per block b, w_{i,b} = p_i own_{i,b}.
       weights: sum_i w_{i,b}, prefix tree of the parameters.
       stats: The same for BatchNorm statistics, over their encoder's owners.
       stats_weights: Its prefix tree.
@@ -69,6 +69,7 @@ def client_sums(
     delta: Params,
     stats_delta: Params,
     owned: Params,
+    weight: Array,
     num_examples: Array,
     upload: PyTree,
     metrics: Sums,
@@ -80,13 +81,13 @@ def client_sums(
       delta: w_i - w_G.
       stats_delta: The same for BatchNorm statistics.
       owned: Prefix tree of own_{i,b}.
+      weight: p_i, ``Method.weight``; n_i by default.
       num_examples: n_i.
       upload: The method's upload.
       metrics: The client's metrics.
       accepted: bool, whether it takes part.
     """
-    n = num_examples.astype(jnp.float32)
-    weights = jax.tree.map(lambda own: n * own, owned)
+    weights = jax.tree.map(lambda own: weight * own, owned)
     stats_weights = {kind: weights[kind] for kind in stats_delta}
     sums = UpdateSums(
         deltas=scale_blocks(weights, delta),
@@ -95,7 +96,7 @@ def client_sums(
         stats_weights=stats_weights,
         upload=upload,
         metrics=metrics,
-        num_examples=n,
+        num_examples=num_examples.astype(jnp.float32),
         num_accepted=jnp.ones(()),
     )
     return jax.tree.map(lambda x: jnp.where(accepted, x, jnp.zeros_like(x)), sums)

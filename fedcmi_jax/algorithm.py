@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import aggregate
+from fedcmi_jax import aggregate, backend
 from fedcmi_jax.clients import (
     ClientUpdate,
     constrain,
@@ -95,6 +95,7 @@ def build_algorithm(
       >>> int(state.round)
       1
     """
+    backend.warn_if_unguarded()
     for name, value in (
         ("clients_per_round", clients_per_round),
         ("chunk_size", chunk_size),
@@ -177,7 +178,9 @@ def build_algorithm(
         delta = jax.tree.map(jnp.subtract, result.params, state.params)
         stats_delta = jax.tree.map(jnp.subtract, result.batch_stats, state.batch_stats)
         checked = (result.params, stats_delta, result.upload, result.memory)
-        accepted = is_real & aggregate.all_finite(checked)
+        weight = jnp.asarray(method.weight(client), jnp.float32)
+        fair = jnp.isfinite(weight) & (weight >= 0)
+        accepted = is_real & fair & aggregate.all_finite(checked)
         if clip_norm is not None:
             delta = aggregate.clip_by_norm(delta, owned, clip_norm)
         return ClientUpdate(
@@ -185,6 +188,7 @@ def build_algorithm(
                 delta,
                 stats_delta,
                 owned,
+                weight,
                 client.data.num_examples,
                 result.upload,
                 result.metrics,

@@ -1,7 +1,8 @@
-"""The ``fedcmi`` command: train, resume, data, list.
+"""The ``fedcmi`` command: train, resume, sweep, bench, data, list, doctor.
 
-Exit codes: 0 done, 1 the training diverged, 2 a user's mistake (one line on standard
-error, nothing written), 130 / 143 stopped by SIGINT / SIGTERM with everything saved.
+Exit codes: 0 done, 1 the training diverged or a check of doctor fails, 2 a user's
+mistake (one line on standard error, nothing written), 130 / 143 stopped by SIGINT /
+SIGTERM with everything saved.
 """
 
 import contextlib
@@ -14,8 +15,18 @@ from collections.abc import Callable, Sequence
 import jax
 import rich.console
 
+from fedcmi_jax import (
+    backend,
+    data_command,
+    doctor,
+    hosts,
+    launch,
+    report,
+    run,
+    seeds,
+    sweep,
+)
 from fedcmi_jax import config as configs
-from fedcmi_jax import data_command, hosts, launch, report, run, seeds, sweep
 from fedcmi_jax.bench import command
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.flags import parse, parse_options
@@ -38,6 +49,7 @@ usage: fedcmi COMMAND ...
   bench [--FLAG=VALUE ...]            time compiled rounds; see bench --help
   data prepare NAME                   download and prepare a data set; see data --help
   list [WHAT]                         {lists}
+  doctor                              what is installed, and whether it computes right
 
 {launch}
 fedcmi train --help documents every flag; fedcmi --version prints the version.
@@ -68,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       2
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    backend.guard()
     _use_compilation_cache()
     try:
         return _dispatch(args)
@@ -269,6 +282,10 @@ def _data(args: list[str]) -> int:
     return data_command.main(args, lambda line: print(line, flush=True))
 
 
+def _doctor(args: list[str]) -> int:
+    return doctor.main(args, lambda line: print(line, flush=True))
+
+
 def _list(args: list[str]) -> int:
     if len(args) > 1:
         raise ValueError(f"list: takes one of {list(LISTS)}, not {args}")
@@ -300,6 +317,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": _bench,
     "data": _data,
     "list": _list,
+    "doctor": _doctor,
 }
 
 

@@ -133,8 +133,8 @@ class RoundInfo(NamedTuple):
     Attributes:
       cohort: [K] int32 client ids, longest first; N marks padding.
       accepted: [K] bool, False for padding and for a client whose update was not
-        finite.
-      rejected: int32, clients whose update was not finite.
+        finite, or its weight in the mean not finite or negative.
+      rejected: int32, clients that were not accepted.
       num_examples: float32, training samples behind the accepted updates.
       learning_rate: float32, the round's client learning rate.
       metrics: Training metrics of the accepted clients.

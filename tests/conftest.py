@@ -13,6 +13,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from fedcmi_jax import backend  # noqa: E402
+
+# XLA reads its flags at the first use of a device; processes that tests start inherit.
+backend.guard()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # For the tests of the client axis; everything else runs on the first one.
 jax.config.update("jax_num_cpu_devices", 8)

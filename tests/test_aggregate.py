@@ -1,5 +1,7 @@
 """Ownership-weighted means by hand, clipping, server optimizers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,19 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax import aggregate
-from tests.problems import algorithm, assert_close, federation, poison, rounds
+from tests.problems import (
+    AVAILABLE,
+    MODALITIES,
+    SIZES,
+    algorithm,
+    assert_close,
+    assert_equal,
+    compiled,
+    federation,
+    model,
+    poison,
+    rounds,
+)
 
 PARAMS = {"encoder": {"a": jnp.array([1.0]), "v": jnp.array([2.0])}}
 
@@ -22,6 +36,7 @@ def sums_of(deltas, owns, sizes, accepted=None):
             {"encoder": {"a": jnp.array([delta[0]]), "v": jnp.array([delta[1]])}},
             {},
             {"encoder": {"a": jnp.array(own[0]), "v": jnp.array(own[1])}},
+            jnp.array(1.0 * size),
             jnp.array(size),
             (),
             {},
@@ -68,6 +83,88 @@ def test_clipping_bounds_the_round():
     moved = jax.tree.map(jnp.subtract, state.params, start.params)
     # The mean over owners of updates of norm <= c, block by block.
     assert 0 < float(optax.tree.norm(moved)) <= 1e-3 * np.sqrt(2) * 1.01
+
+
+def from_table(client):
+    """A client's weight in the table that the test put into the state; sizes differ."""
+    place = jnp.argmax(client.data.federation.sizes == client.data.num_examples)
+    return client.shared[place]
+
+
+WEIGHTED = fc.Method(
+    init_shared=lambda model, params, n: jnp.zeros(n), weight=from_table
+)
+
+
+def weighted_round(weights):
+    """A round of ``WEIGHTED``: its start, its end and its info."""
+    problem = small(WEIGHTED)
+    start = problem.init(jax.random.key(0), federation())
+    start = start._replace(shared=jnp.array(weights, jnp.float32))
+    return start, *compiled(problem)(start, federation())
+
+
+@functools.cache
+def small(method):
+    return algorithm(method, model("classifier"))
+
+
+@functools.cache
+def trained_alone():
+    """Every client's parameters, leaves [N, ...], after one round from w_G."""
+    ends = [weighted_round(np.eye(len(SIZES))[i])[1].params for i in range(len(SIZES))]
+    return jax.tree.map(lambda *x: np.stack(x), *ends)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [SIZES, (1, 1, 1, 1, 1), 1 / np.array(SIZES), (1, 1, 0, 1, 1)],
+    ids=["n_i", "uniform", "inverse", "zero"],
+)
+def test_weights_of_the_mean_by_hand(weights):
+    start, end, info = weighted_round(weights)
+    owned = {m: np.array(AVAILABLE)[:, i] for i, m in enumerate(MODALITIES)}
+    for kind, blocks in end.params.items():
+        for name, block in blocks.items():
+            p = np.array(weights, float) * owned.get(name, 1)
+
+            def mean(old, new, p=p):
+                return old + np.tensordot(p, new - np.asarray(old), 1) / p.sum()
+
+            alone = trained_alone()[kind][name]
+            assert_close(block, jax.tree.map(mean, start.params[kind][name], alone))
+    assert bool(info.accepted.all())
+    assert float(info.num_examples) == sum(SIZES)
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_a_weight_that_is_none_is_a_client_that_is_not_accepted(bad):
+    _, end, info = weighted_round((1, 1, bad, 1, 1))
+    assert_equal(end.params, weighted_round((1, 1, 0, 1, 1))[1].params)
+    assert np.asarray(info.cohort)[~np.asarray(info.accepted)].tolist() == [2]
+    assert float(info.num_examples) == sum(SIZES) - SIZES[2]
+
+
+def test_nobody_of_weight_leaves_the_model():
+    start, end, _ = weighted_round((0, 0, 0, 0, 0))
+    assert_equal(end.params, start.params)
+
+
+def test_the_default_weight_is_the_number_of_samples():
+    plain, _ = rounds(small(fc.methods.fedavg()), federation(), 1)
+    assert_close(plain.params, weighted_round(SIZES)[1].params, rtol=1e-6, atol=1e-7)
+
+
+def test_one_weight_in_a_chain():
+    one = fc.Method(name="one", weight=lambda client: client.memory + 1.0)
+    proximal = fc.methods.proximal(0.1)
+    with pytest.raises(ValueError, match="one weight in the mean"):
+        fc.chain(one, fc.chain(proximal, one))
+    client = fc.methods.Client(None, {}, {}, ((), ()), (1.0, 2.0), None, None, None)
+    assert fc.chain(one, proximal).weight(client) == 2.0
+    assert fc.chain(proximal, one).weight(client) == 3.0
+    assert "weight" in fc.methods.hooks(fc.chain(one, proximal))
+    assert "weight" not in fc.methods.hooks(fc.chain(proximal, proximal))
 
 
 def test_bad_clip_norm():

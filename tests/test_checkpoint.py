@@ -389,8 +389,10 @@ for x, y in zip(jax.tree.leaves(restored.state), jax.tree.leaves(target)):
 checkpoint.save(sys.argv[1], restored.state._replace(round=jnp.int32(1)))
 print("fine")
 """
-    flags = "--xla_force_host_platform_device_count=2"
-    with run_child(code, tmp_path, XLA_FLAGS=flags) as output:
+    flags = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    )
+    with run_child(code, tmp_path, XLA_FLAGS=flags.strip()) as output:
         assert output.read() == "fine\n"
     check_restores(tmp_path, 1)  # and back
 

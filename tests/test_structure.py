@@ -13,7 +13,7 @@ import fedcmi_jax
 ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
-    {"types"},
+    {"types", "backend"},
     {"data", "infiltration", "coverage", "augment"},
     {"partition"},
     {"federation", "models"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"sweep", "seeds"},
     {"report", "flags"},
     {"describe"},
-    {"data_command"},
+    {"data_command", "doctor"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,7 +1,8 @@
 """Other software doing the same work: programs in environments of their own.
 
 A peer is a script under ``experiments/benchmarks`` that reads a specification, answers
-JSON lines, and never imports this package.
+JSON lines, and never imports this package. It starts without the flag that
+``fedcmi_jax.backend`` may have set for this process: other versions abort on it.
 """
 
 import json
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 import fedcmi_jax
+from fedcmi_jax import backend
 from fedcmi_jax.bench.workloads import NUM_CLASSES, Contestant, Workload
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import FederationState, PyTree
@@ -122,6 +124,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=backend.unguarded(),
         )
         self.ready = self._answer()
 

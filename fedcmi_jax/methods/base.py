@@ -165,6 +165,11 @@ class Method(NamedTuple):
       merge: ``(shared, upload, cohort) -> Shared``.
       owned: ``(weights, available[M]) -> weights``, changes who shares in the average
         of which block (prefix tree of the parameters).
+      weight: ``client -> float32``, p_i of the client in the means of parameters and
+        BatchNorm statistics, sum_i p_i own_{i,b} w_i / sum_i p_i own_{i,b} over the
+        accepted clients; default n_i. 0 takes it out of these means; a client whose
+        weight is negative or not finite is not accepted. Uploads are weighted by
+        ``finish``.
       probe: ``(server, key) -> (Shared, Memory)``, at the start of a round, or None.
       select: ``(server, key) -> (ids[K], use[K, M])``, or None for uniform sampling
         without replacement. The key depends on seed and round only.
@@ -198,6 +203,7 @@ class Method(NamedTuple):
         shared
     )
     owned: Callable[[Params, Array], Params] = lambda weights, available: weights
+    weight: Callable[[Client], Array] = lambda client: client.data.num_examples
     probe: Callable[[Server, Array], tuple[PyTree, PyTree]] | None = None
     select: Callable[[Server, Array], tuple[Array, Array]] | None = None
     conclude: Callable[[PyTree, PyTree, Cohort], tuple[PyTree, PyTree]] | None = None

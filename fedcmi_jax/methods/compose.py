@@ -15,6 +15,7 @@ EXCLUSIVE = {
     "forward": "there is one forward pass per step",
     "select": "there is one cohort per round",
     "start": "a client starts from one set of parameters",
+    "weight": "a client has one weight in the mean",
 }
 """Hooks that only one of two chained methods may replace, and why."""
 
@@ -34,7 +35,7 @@ def chain(first: Method, second: Method) -> Method:
 
     Raises:
       ValueError: Both replace the forward pass, the choice of clients, their start or
-        who owns what, or they train with different momenta.
+        their weight in the mean, or they train with different momenta.
 
     Example:
       >>> import fedcmi_jax as fc
@@ -116,6 +117,10 @@ def chain(first: Method, second: Method) -> Method:
         )
         return uploads, memories
 
+    def weight(client):
+        i = 1 if is_set(second, "weight") else 0
+        return pair[i].weight(split(client, i))
+
     def part(server: Server, i: int) -> Server:
         def mapped(fn, ids, use):
             return server.map(lambda client, key: fn(split(client, i), key), ids, use)
@@ -159,7 +164,9 @@ def chain(first: Method, second: Method) -> Method:
         parts=tuple(part for m in pair for part in (m.parts or (m,))),
         init_shared=lambda *a: tuple(m.init_shared(*a) for m in pair),
         init_client=lambda *a: tuple(m.init_client(*a) for m in pair),
-        start=start,
+        start=start
+        if is_set(first, "start") or is_set(second, "start")
+        else Method._field_defaults["start"],
         begin=begin,
         forward=forward
         if is_set(first, "forward") or is_set(second, "forward")
@@ -173,6 +180,9 @@ def chain(first: Method, second: Method) -> Method:
             m.merge(s, u, cohort) for m, s, u in zip(pair, shared, upload, strict=True)
         ),
         owned=lambda weights, a: second.owned(first.owned(weights, a), a),
+        weight=weight
+        if is_set(first, "weight") or is_set(second, "weight")
+        else Method._field_defaults["weight"],
         probe=probe if first.probe or second.probe else None,
         select=select if first.select or second.select else None,
         conclude=conclude if first.conclude or second.conclude else None,

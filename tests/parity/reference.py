@@ -1,4 +1,4 @@
-"""Loads reference results (a folder of .npz files) into this package's records."""
+"""Loads reference results (.npz files, data/README.md) into this package's records."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import numpy as np
 
 import fedcmi_jax as fc
 
-FOLDER = pathlib.Path(os.environ.get("FEDCMI_REFERENCE_DIR", "../shared/reference"))
+OWN = pathlib.Path(__file__).parent / "data"
+MORE = pathlib.Path(os.environ.get("FEDCMI_REFERENCE_DIR", "../shared/reference"))
 
 MODALITIES = ("a", "v")
 HAS = {"multimodal": (1, 1), "audio": (1, 0), "visual": (0, 1)}
@@ -37,8 +38,10 @@ FUSION_LAYERS = {
 }
 
 
-def files() -> list[pathlib.Path]:
-    return sorted(FOLDER.glob("*.npz"))
+def files(more: pathlib.Path = MORE) -> list[pathlib.Path]:
+    """The files that come with the tests, and those of ``more`` with other names."""
+    found = {path.name: path for folder in (more, OWN) for path in folder.glob("*.npz")}
+    return [found[name] for name in sorted(found)]
 
 
 class Reference(NamedTuple):

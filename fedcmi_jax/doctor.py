@@ -1,0 +1,161 @@
+"""``fedcmi doctor``: what is installed, whether it computes right, and what to do."""
+
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from fedcmi_jax import backend, run
+from fedcmi_jax.data.tfds.prepare import data_root
+
+USAGE = """\
+usage: fedcmi doctor
+
+Prints versions, devices, cores, memory, caches, XLA_FLAGS, the known defects of the
+installed jaxlib, and what to do. Computes sums that a defective compiler gets wrong.
+Exit code 0: all is well; 1: a check fails.
+"""
+
+GIB = 1 << 30
+"""Bytes of a GiB."""
+
+MIB = 1 << 20
+"""Bytes of a MiB."""
+
+MEMINFO = pathlib.Path("/proc/meminfo")
+CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
+"""A container's limit: a number of bytes, or ``max``."""
+
+
+class Diagnosis(NamedTuple):
+    """What was found.
+
+    Attributes:
+      rows: (name, text), in the order to print.
+      to_do: What to do, a line each.
+      healthy: Whether every check passes.
+    """
+
+    rows: list[tuple[str, str]]
+    to_do: list[str]
+    healthy: bool
+
+
+def main(args: list[str], say: Callable[[str], None]) -> int:
+    """Runs ``fedcmi doctor``.
+
+    Args:
+      args: Arguments behind ``doctor``.
+      say: Takes the lines of the result.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      ValueError: There are arguments.
+    """
+    if args and args[0] in ("-h", "--help"):
+        say(USAGE.rstrip())
+        return 0
+    if args:
+        raise ValueError(f"doctor: takes no arguments, not {args[0]!r}")
+    found = diagnose(backend.check)
+    for name, text in found.rows:
+        say(f"{name:<12}{text}")
+    for line in found.to_do or ["nothing"]:
+        say(f"{'to do':<12}{line}")
+    return 0 if found.healthy else 1
+
+
+def diagnose(check: Callable[[], float]) -> Diagnosis:
+    """Looks at this machine and computes the known reproducer.
+
+    Args:
+      check: Returns the reproducer's largest relative error: ``backend.check``.
+
+    Example:
+      >>> diagnose(backend.check).healthy
+      True
+    """
+    versions = run.versions() | {"tensorflow-datasets": _version("tensorflow-datasets")}
+    names = [f"{name} {number}" for name, number in versions.items()]
+    half = len(names) // 2
+    rows = [("versions", ", ".join(names[:half])), ("", ", ".join(names[half:]))]
+    rows += [
+        ("cores", f"{_usable_cores()} usable of {os.cpu_count()}"),
+        ("memory", _memory()),
+        ("xla cache", _folder(jax.config.values["jax_compilation_cache_dir"])),
+        ("data cache", _folder(data_root())),
+        ("XLA_FLAGS", os.environ.get("XLA_FLAGS") or "none"),
+    ]
+    try:
+        rows.append(("devices", _devices()))
+        error = check()
+    except RuntimeError as failure:
+        reason = " ".join(str(failure).split())
+        platforms = os.environ.get("JAX_PLATFORMS") or "unset"
+        remedy = (
+            f"install what that device needs, or change JAX_PLATFORMS ({platforms})"
+        )
+        return Diagnosis([*rows, ("devices", reason)], [remedy], healthy=False)
+    right = error <= backend.TOLERANCE
+    verdict = "right" if right else "WRONG"
+    rows.append(("sums", f"{verdict}, largest relative error {error:.1e}"))
+    to_do = []
+    for pitfall in backend.pitfalls(versions["jaxlib"]):
+        if pitfall.backend not in ("any", jax.default_backend()):
+            continue
+        avoided = pitfall.guarded and right
+        state = "avoided" if avoided else "open"
+        rows.append(("known", f"{state}: {pitfall.what} ({pitfall.report})"))
+        if not avoided:
+            to_do.append(f"{pitfall.report}: {pitfall.remedy}")
+    if not right and not to_do:
+        to_do.append("trust no result of this jaxlib; install another, report it")
+    return Diagnosis(rows, to_do, healthy=right)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use; Linux can allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> str:
+    """Total and available memory, the total of a container if it has a limit."""
+    if not MEMINFO.exists():
+        return "unknown"
+    lines = (line.partition(":") for line in MEMINFO.read_text().splitlines())
+    kilobytes = {name: int(text.split()[0]) for name, _, text in lines}
+    total, free = (1024 * kilobytes[name] for name in ("MemTotal", "MemAvailable"))
+    if CGROUP_LIMIT.exists() and CGROUP_LIMIT.read_text().strip().isdecimal():
+        total = min(total, int(CGROUP_LIMIT.read_text()))
+    return f"{total / GIB:.1f} GiB, {min(free, total) / GIB:.1f} GiB available"
+
+
+def _folder(path: str | pathlib.Path | None) -> str:
+    """A folder and the size of what is in it."""
+    if path is None:
+        return "no folder"
+    files = [f for f in pathlib.Path(path).rglob("*") if f.is_file()]
+    size = sum(f.stat().st_size for f in files)
+    return f"{path}: {size / MIB:.0f} MiB in {len(files)} files"
+
+
+def _devices() -> str:
+    """The backend, its devices and their memory where they tell."""
+    devices = jax.devices()
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    memory = f", {limit / GIB:.1f} GiB each" if limit else ""
+    return f"{jax.default_backend()}: {len(devices)} x {devices[0].device_kind}{memory}"

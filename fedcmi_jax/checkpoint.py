@@ -3,7 +3,8 @@
 ``folder/<round>/`` holds ``state/``, the leaves of the `FederationState` as an Orbax
 tree of arrays numbered in tree order, and ``metadata.json``: the round, the format
 version, the leaves' names, dtypes and shapes, a SHA-256 digest over all of it, and
-one for each file of ``state/``.
+one for each file of ``state/``. ``metrics.jsonl.gz`` is the run's metrics log as it was
+when the checkpoint was saved, with a digest of its own.
 
 A checkpoint is written beside its place as ``<round>.tmp``, read back, flushed to the
 disk and renamed; so whatever has a bare number for a name was once complete. One
@@ -12,6 +13,7 @@ process at a time may save into a folder (`fedcmi_jax.run_folder.lock`).
 
 import contextlib
 import glob
+import gzip
 import hashlib
 import json
 import logging
@@ -30,6 +32,7 @@ from fedcmi_jax.run_folder import read_json, sync, write_json
 from fedcmi_jax.types import FederationState
 
 _FORMAT = 1
+_LOG = "metrics.jsonl.gz"
 _LEFTOVER = re.compile(r"\d+\.(tmp|removed|replaced|orbax-checkpoint-tmp.*)")
 
 
@@ -40,11 +43,13 @@ class Restored(NamedTuple):
       state: The newest state that is intact, bit for bit as it was saved.
       round: Its round.
       skipped: One line for each damaged newer checkpoint, to be shown to the user.
+      log: The metrics log that was saved with it; None: it was saved without one.
     """
 
     state: FederationState
     round: int
     skipped: tuple[str, ...]
+    log: bytes | None = None
 
 
 class _Leaf(NamedTuple):
@@ -75,7 +80,13 @@ def rounds(folder: str | Path) -> list[int]:
     return sorted(_committed(Path(folder)))
 
 
-def save(folder: str | Path, state: FederationState, *, keep: int = 3) -> None:
+def save(
+    folder: str | Path,
+    state: FederationState,
+    *,
+    keep: int = 3,
+    log: bytes | None = None,
+) -> None:
     """Writes ``folder/<round>``; on return it is complete and on the disk.
 
     A checkpoint of this round is replaced. Checkpoints of later rounds are removed:
@@ -86,6 +97,8 @@ def save(folder: str | Path, state: FederationState, *, keep: int = 3) -> None:
       state: Every leaf an array; PRNG keys are fine. Leaves must be addressable by
         this process.
       keep: How many of the newest checkpoints stay, at least 1.
+      log: The metrics log up to this round (`MetricsLog.content`), which makes the
+        checkpoint everything that is needed to go on.
 
     Raises:
       ValueError: ``keep`` is below 1, ``state.round`` is no scalar or negative, or a
@@ -124,6 +137,10 @@ def save(folder: str | Path, state: FederationState, *, keep: int = 3) -> None:
         "digest": digest,
         "files": _file_digests(temporary / "state"),
     }
+    if log is not None:
+        packed = gzip.compress(log, mtime=0)
+        (temporary / _LOG).write_bytes(packed)
+        content["log"] = hashlib.sha256(packed).hexdigest()
     metadata = {**content, "checksum": _checksum(content)}
     write_json(temporary / "metadata.json", metadata)
     for path in temporary.rglob("*"):
@@ -181,14 +198,39 @@ def restore(folder: str | Path, like: FederationState) -> Restored:
             arrays = _read_arrays(path / "state", _expected(like))
             if _digest(leaves, arrays) != metadata["digest"]:
                 raise _DamagedError("its digest does not match its content")
+            log = _read_log(path, metadata)
         except _DamagedError as damage:
             skipped.append(f"checkpoint {path} is damaged and was skipped: {damage}")
             continue
-        return Restored(_to_state(leaves, arrays, like), number, tuple(skipped))
+        return Restored(_to_state(leaves, arrays, like), number, tuple(skipped), log)
     why = f" ({len(skipped)} damaged; {skipped[0]})" if skipped else ""
     raise ValueError(
         f"no usable checkpoint in {folder}{why}; start the run again in a new folder"
     )
+
+
+def newest_log(folder: str | Path) -> tuple[int, bytes] | None:
+    """The metrics log that the newest checkpoint was saved with.
+
+    Args:
+      folder: Where `save` wrote; need not exist.
+
+    Returns:
+      The checkpoint's round and the log's content; None if there is no checkpoint, or
+      it is damaged or was saved without a log.
+
+    Example:
+      >>> newest_log("no/such/folder")
+    """
+    found = _committed(Path(folder))
+    if not found:
+        return None
+    number = max(found)
+    try:
+        log = _read_log(found[number], _read_metadata(found[number], number))
+    except _DamagedError:
+        return None
+    return None if log is None else (number, log)
 
 
 class _DamagedError(Exception):
@@ -309,6 +351,21 @@ def _read_metadata(path: Path, number: int) -> dict[str, Any]:
     if metadata["round"] != number:
         raise _DamagedError(f"it holds round {metadata['round']}")
     return metadata
+
+
+def _read_log(path: Path, metadata: dict[str, Any]) -> bytes | None:
+    """The log's copy, None if there is none; raises `_DamagedError` if it changed."""
+    if "log" not in metadata:
+        return None
+    try:
+        packed = (path / _LOG).read_bytes()
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise _DamagedError(_brief(error)) from error
+    if hashlib.sha256(packed).hexdigest() != metadata["log"]:
+        raise _DamagedError(f"{_LOG} has changed")
+    return gzip.decompress(packed)
 
 
 def _file_digests(path: Path) -> dict[str, str]:

@@ -168,6 +168,8 @@ def _resume(args: list[str]) -> int:
     with lock(folder) if hosts.is_main() else contextlib.nullcontext():
         config = run.read_config(folder)
         if (folder / run.SUMMARY).exists():
+            if note := run.mend_log(folder):
+                _say(note)
             print(f"{folder} is finished: {config.rounds} rounds; nothing to do")
             return 0
         return _run(build(config, mesh, _say), folder)

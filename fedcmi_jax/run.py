@@ -2,12 +2,14 @@
 
 Results depend on the configuration alone: a run that was interrupted at any moment and
 resumed ends with the same parameters bit for bit and the same metric lines. For that,
-a round's metrics are on disk before its checkpoint, and lines after the checkpoint that
-a run resumes from are dropped and written again.
+a round's metrics are on disk before its checkpoint, which holds a copy of the log up to
+there. A run that goes on compares the two: lines of later rounds are dropped and
+written again, and a log that is not the checkpoint's is moved aside and rebuilt.
 """
 
 import contextlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import signal
@@ -122,8 +124,9 @@ def train(
       The run's summary, also written to summary.json.
 
     Raises:
-      ValueError: The checkpoints belong to another configuration, or none of several
-        can be used.
+      ValueError: The folder cannot be used, the checkpoints belong to another
+        configuration, none of several can be used, or the log lacks lines that no
+        checkpoint holds. Nothing has been changed then.
       Interrupted: SIGINT or SIGTERM; the last finished round is saved.
       DivergedError: No client of a round sent a finite update, or the model is no
         longer finite; the last checkpoint is that of an earlier round. Metric lines
@@ -131,6 +134,8 @@ def train(
     """
     observer = observer or Observer()
     config = experiment.config
+    if hosts.is_main():
+        check_usable(folder)
     log = MetricsLog(folder / METRICS) if hosts.is_main() else _NoLog(folder / METRICS)
     experiment = _tuned(experiment, folder, observer)
     state = _start(experiment, folder, log, observer)
@@ -161,7 +166,7 @@ def train(
                     observer.evaluated(record)
             stopping = hosts.any_process(bool(stop))
             if _is_due(config.checkpoint_every, round, config.rounds) or stopping:
-                _save(folder, state)
+                _save(folder, state, log)
             if stopping and round < config.rounds:
                 raise Interrupted(stop[0] if stop else signal.SIGTERM, round)
     if experiment.stream is not None:
@@ -177,7 +182,8 @@ def _start(
     checkpoints = folder / CHECKPOINTS
     found = bool(checkpoint.rounds(checkpoints)) if hosts.is_main() else False
     if not hosts.any_process(found):
-        log.truncate_after(0)
+        if hosts.is_main():
+            _start_log(log, experiment.config, observer)
         return init(experiment.key, experiment.federation)
     if experiment.mesh is None:
         like = jax.eval_shape(init, experiment.key, experiment.federation)
@@ -195,15 +201,104 @@ def _start(
         restored = restored._replace(state=place(hosts.share(restored.state)))
     for line in restored.skipped:
         observer.note(line)
-    log.truncate_after(restored.round)
+    if hosts.is_main():
+        _restore_log(log, experiment.config, restored, observer)
     return restored.state
 
 
-def _save(folder: pathlib.Path, state: FederationState) -> None:
+def check_usable(folder: pathlib.Path) -> None:
+    """Refuses a run folder in which training would fail; changes nothing.
+
+    Args:
+      folder: A run's folder.
+
+    Raises:
+      ValueError: A file stands where a folder must be or the reverse, or this user may
+        not write.
+    """
+    checkpoints, log = folder / CHECKPOINTS, folder / METRICS
+    if os.path.lexists(checkpoints) and not checkpoints.is_dir():
+        raise ValueError(f"{checkpoints}: is no folder; move it away to go on")
+    if os.path.lexists(log) and not log.is_file():
+        raise ValueError(f"{log}: is no file; move it away to go on")
+    for path in (folder, checkpoints, log):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ValueError(f"{path}: cannot be written; change its permissions")
+
+
+def mend_log(folder: pathlib.Path) -> str:
+    """Rebuilds the log of a finished run if it is not what its last checkpoint holds.
+
+    Args:
+      folder: A run's folder.
+
+    Returns:
+      A line for the user if the log was rebuilt, else "".
+    """
+    saved = checkpoint.newest_log(folder / CHECKPOINTS)
+    if saved is None:
+        return ""
+    return MetricsLog(folder / METRICS).restore(*saved)
+
+
+def _evaluations(config: Config, round: int) -> list[int]:
+    """The rounds up to this one that are evaluated."""
+    numbers = range(1, round + 1)
+    return [r for r in numbers if _is_due(config.eval_every, r, config.rounds)]
+
+
+def _start_log(log: MetricsLog, config: Config, observer: Observer) -> None:
+    """Empties the log of a run without checkpoints.
+
+    What a process killed before its first checkpoint leaves is dropped; what it cannot
+    have left is moved aside.
+    """
+    first = min(config.checkpoint_every, config.rounds)
+    try:
+        records = log.read()
+        evaluated = [r["round"] for r in records if "acc" in r]
+        is_ours = evaluated == _evaluations(config, first)[: len(evaluated)]
+        is_ours = is_ours and (not records or records[-1]["round"] <= first)
+    except ValueError:
+        is_ours = False
+    if not is_ours:
+        observer.note(
+            f"{log.path} is none of a run without checkpoints: the run starts over; "
+            f"what was there is {log.set_aside()}"
+        )
+    log.truncate_after(0)
+
+
+def _restore_log(
+    log: MetricsLog,
+    config: Config,
+    restored: checkpoint.Restored,
+    observer: Observer,
+) -> None:
+    """Makes the log what it was when the restored checkpoint was saved."""
+    if restored.log is not None:
+        note = log.restore(restored.round, restored.log)
+        if note:
+            observer.note(note)
+        return
+    # Version 0.1 saved no copy.
+    found = [r["round"] for r in log.read() if "acc" in r]
+    found = [r for r in found if r <= restored.round]
+    if found != (expected := _evaluations(config, restored.round)):
+        odd = min(set(found) ^ set(expected))
+        raise ValueError(
+            f"{log.path}: has {'no' if odd in expected else 'an odd'} line of round "
+            f"{odd}, and checkpoint {restored.round} holds no copy; put the file back "
+            "or start the run again in a new folder"
+        )
+    log.truncate_after(restored.round)
+
+
+def _save(folder: pathlib.Path, state: FederationState, log: MetricsLog) -> None:
     """Writes a checkpoint; all processes call it, process 0 writes."""
     state = hosts.fetch(state)
     if hosts.is_main():
-        checkpoint.save(folder / CHECKPOINTS, state)
+        checkpoint.save(folder / CHECKPOINTS, state, log=log.content)
 
 
 def _tuned(

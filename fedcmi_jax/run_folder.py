@@ -6,7 +6,8 @@ may be killed between any two instructions here: a JSON file is then either the 
 the new one, and only the last line of the metrics log can be unfinished.
 
 The order that loses nothing: append the metric line of a round, then save its
-checkpoint; to go on, restore, then `MetricsLog.truncate_after` the restored round.
+checkpoint with a copy of the log; to go on, restore, then `MetricsLog.restore` that
+copy.
 """
 
 import contextlib
@@ -149,7 +150,15 @@ class MetricsLog:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._last: int | None = None  # round of the last line, None: not yet read
+        self._last = -1  # round of the last line
+        self._content: bytearray | None = None  # of the file; None: not yet read
+
+    @property
+    def content(self) -> bytes:
+        """The finished lines as they were read or written by this object."""
+        if self._content is None:
+            self._keep(self._lines()[0])
+        return bytes(self._content or b"")
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one line; on return it is on the disk.
@@ -166,28 +175,28 @@ class MetricsLog:
         number = _round(line)
         if number is None:
             raise ValueError(f"{self.path}: a metric line needs an int 'round': {line}")
-        if self._last is None:
+        if self._content is None:
             lines, complete = self._lines()
             if not complete:
                 raise ValueError(
                     f"{self.path}: the last line is unfinished; call truncate_after "
                     "with the restored round before appending"
                 )
-            self._last = lines[-1][0] if lines else -1
+            self._keep(lines)
         if number <= self._last:
             raise ValueError(
                 f"{self.path}: round {number} after round {self._last}; call "
                 "truncate_after with the restored round before appending"
             )
         try:
-            text = json.dumps(line, allow_nan=False)
+            text = json.dumps(line, allow_nan=False).encode() + b"\n"
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.path}: cannot be written: {error}") from None
         is_new = not self.path.exists()
         with open(self.path, "ab") as file:
             size = file.tell()
             try:
-                file.write(text.encode() + b"\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
@@ -197,6 +206,8 @@ class MetricsLog:
         if is_new:
             sync(self.path.parent)
         self._last = number
+        if self._content is not None:
+            self._content += text
 
     def read(self) -> list[dict[str, Any]]:
         """Reads the finished lines.
@@ -224,13 +235,71 @@ class MetricsLog:
         kept = [line for line in lines if line[0] <= round]
         if len(kept) < len(lines) or not complete:
             _replace(self.path, b"".join(content + b"\n" for _, content in kept))
-        self._last = kept[-1][0] if kept else -1
+        self._keep(kept)
+
+    def restore(self, round: int, copy: bytes) -> str:
+        """Makes the log what it was when a checkpoint was saved, and loses nothing.
+
+        A log that starts with the copy is cut behind it: the lines of later rounds are
+        a killed process's, and will be written again. Any other is moved aside
+        (`set_aside`) and written anew.
+
+        Args:
+          round: The restored checkpoint's.
+          copy: The ``content`` that was saved with it.
+
+        Returns:
+          A line for the user if the log had to be rebuilt, else "".
+        """
+        found = self.path.read_bytes() if self.path.exists() else b""
+        note = ""
+        if not self._continues(found, copy, round):
+            kept = f"; what was there is {self.set_aside()}" if found else ""
+            note = (
+                f"{self.path} was not as checkpoint {round} left it and was rebuilt "
+                f"from the copy in the checkpoint{kept}"
+            )
+        if found != copy:
+            _replace(self.path, copy)
+        self._keep(self._lines()[0])
+        return note
+
+    def set_aside(self) -> Path:
+        """Renames the file to the first free ``NAME.damaged-1``, ``-2``...
+
+        Returns:
+          Where it is now.
+        """
+        number = 1
+        while os.path.lexists(f"{self.path}.damaged-{number}"):
+            number += 1
+        aside = self.path.with_name(f"{self.path.name}.damaged-{number}")
+        self.path.rename(aside)
+        sync(self.path.parent)
+        self._keep([])
+        return aside
+
+    def _continues(self, found: bytes, copy: bytes, round: int) -> bool:
+        """Whether a file holds a checkpoint's log, and at most later rounds' lines."""
+        if not found.startswith(copy):
+            return False
+        try:
+            later, _ = self._parse(found[len(copy) :])
+        except ValueError:
+            return False
+        return not later or later[0][0] > round
+
+    def _keep(self, lines: list[tuple[int, bytes]]) -> None:
+        self._last = lines[-1][0] if lines else -1
+        self._content = bytearray(b"".join(content + b"\n" for _, content in lines))
 
     def _lines(self) -> tuple[list[tuple[int, bytes]], bool]:
         """Finished lines with their rounds, and whether there is nothing else."""
-        if not self.path.exists():
-            return [], True
-        *contents, rest = self.path.read_bytes().split(b"\n")
+        return self._parse(self.path.read_bytes() if self.path.exists() else b"")
+
+    def _parse(self, text: bytes) -> tuple[list[tuple[int, bytes]], bool]:
+        """The same of a file's content."""
+        *contents, rest = text.split(b"\n")
         lines: list[tuple[int, bytes]] = []
         for place, content in enumerate(contents, 1):
             try:

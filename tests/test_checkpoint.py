@@ -277,6 +277,30 @@ def test_a_later_format_is_refused_not_skipped(tmp_path):
         checkpoint.restore(tmp_path, like())
 
 
+def test_the_log_travels_with_the_checkpoint(tmp_path):
+    log = b'{"round": 1}\n' * 1000
+    assert checkpoint.newest_log(tmp_path) is None
+    checkpoint.save(tmp_path, to_device(state_of(1)), log=b"")
+    checkpoint.save(tmp_path, to_device(state_of(2)), log=log)
+    assert check_restores(tmp_path, 2).log == log
+    assert checkpoint.newest_log(tmp_path) == (2, log)
+    saved(tmp_path, 3)
+    assert check_restores(tmp_path, 3).log is None
+    assert checkpoint.newest_log(tmp_path) is None
+
+
+@pytest.mark.parametrize("how", ["flip", "half", "empty", "missing"])
+def test_a_damaged_log_is_a_damaged_checkpoint(tmp_path, how):
+    for number in (1, 2):
+        log = bytes([number]) * 100
+        checkpoint.save(tmp_path, to_device(state_of(number)), log=log)
+    damage(tmp_path / "2" / "metrics.jsonl.gz", how)
+    restored = check_restores(tmp_path, 1)
+    assert restored.log == bytes([1]) * 100
+    assert "metrics.jsonl.gz" in restored.skipped[0]
+    assert checkpoint.newest_log(tmp_path) is None
+
+
 def test_running_out_of_memory_is_no_damage(tmp_path, monkeypatch):
     saved(tmp_path, 1, 2)
 

@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,154 @@ def test_a_corrupt_checkpoint_is_passed_over(reference, tmp_path, capsys):
     run.train(experiment(), folder, observer)
     assert any("6" in note for note in observer.notes)
     assert_same_run(folder, reference, experiment())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped after round 6, with lines of rounds 3 and 6."""
+    folder = start(experiment(), tmp_path_factory.mktemp("runs") / "stopped")
+    with pytest.raises(run.Interrupted):
+        run.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
+    return folder
+
+
+FOREIGN = b'{"round": 3, "acc": 0.5}\n{"round": 6, "acc": 0.5}\n'
+DAMAGES = {
+    "emptied": lambda text: b"",
+    "halved": lambda text: text[: len(text) // 2],
+    "foreign": lambda text: FOREIGN,
+    "no log": lambda text: b"a shopping list\nof two lines\n",
+    "first line missing": lambda text: text.split(b"\n", 1)[1],
+    "last line missing": lambda text: text.split(b"\n", 1)[0] + b"\n",
+    "no final newline": lambda text: text[:-1],
+    "missing": lambda text: None,
+    "an earlier round behind": lambda text: text + b'{"round": 2}\n',
+}
+
+
+def damaged(folder, how):
+    """Damages a run's log; its content then."""
+    path = folder / run.METRICS
+    text = DAMAGES[how](path.read_bytes())
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text)
+    return text
+
+
+def resumed(folder, monkeypatch):
+    """Exit code of ``fedcmi resume``, with programs that are compiled already."""
+    monkeypatch.setattr("fedcmi_jax.cli.build", lambda *args: experiment())
+    return main(["resume", str(folder), "--devices=1"])
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_log_is_rebuilt_from_the_checkpoint(
+    how, stopped, reference, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    text = damaged(folder, how)
+    assert resumed(folder, monkeypatch) == 0
+    assert_same_run(folder, reference, experiment())
+    (note,) = [x for x in capsys.readouterr().err.splitlines() if "rebuilt" in x]
+    aside = folder / f"{run.METRICS}.damaged-1"
+    assert (aside.name in note) == bool(text) == aside.exists()
+    if text:
+        assert aside.read_bytes() == text
+
+
+@pytest.mark.parametrize("how", ["halved", "missing"])
+def test_the_log_of_a_finished_run_is_rebuilt(
+    how, reference, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    damaged(folder, how)
+    assert resumed(folder, monkeypatch) == 0
+    assert "rebuilt" in capsys.readouterr().err
+    assert (folder / run.METRICS).read_bytes() == (reference / run.METRICS).read_bytes()
+
+
+def test_a_damaged_log_never_takes_anothers_place(
+    stopped, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    (folder / f"{run.METRICS}.damaged-1").write_text("mine")
+    text = damaged(folder, "foreign")
+    assert resumed(folder, monkeypatch) == 0
+    assert (folder / f"{run.METRICS}.damaged-1").read_text() == "mine"
+    assert (folder / f"{run.METRICS}.damaged-2").read_bytes() == text
+
+
+def test_a_log_that_no_checkpoint_explains_is_moved_aside(
+    stopped, reference, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    shutil.rmtree(folder / run.CHECKPOINTS)
+    text = (folder / run.METRICS).read_bytes()
+    assert resumed(folder, monkeypatch) == 0
+    assert "the run starts over" in capsys.readouterr().err
+    assert (folder / f"{run.METRICS}.damaged-1").read_bytes() == text
+    assert_same_run(folder, reference, experiment())
+
+
+def contents(folder):
+    return {
+        p: p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+        if p.name != ".lock"
+    }
+
+
+def without_copies(folder):
+    """The checkpoints as version 0.1 wrote them."""
+    for path in (folder / run.CHECKPOINTS).glob("*/metadata.json"):
+        content = json.loads(path.read_text())
+        del content["log"], content["checksum"]
+        content["checksum"] = checkpoint._checksum(content)
+        path.write_text(json.dumps(content))
+        (path.parent / checkpoint._LOG).unlink()
+
+
+@pytest.mark.parametrize("how", sorted({*DAMAGES} - {"foreign"}))
+def test_without_a_copy_a_log_that_lacks_lines_is_refused(
+    how, stopped, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    without_copies(folder)
+    damaged(folder, how)
+    before = contents(folder)
+    assert resumed(folder, monkeypatch) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert run.METRICS in line
+    assert contents(folder) == before
+
+
+def test_a_run_of_the_first_version_goes_on(
+    stopped, reference, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    without_copies(folder)
+    assert resumed(folder, monkeypatch) == 0
+    assert_same_run(folder, reference, experiment())
+
+
+@pytest.mark.parametrize("name", [run.CHECKPOINTS, run.METRICS])
+def test_a_folder_that_cannot_be_used_is_refused_untouched(
+    name, stopped, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    if name == run.METRICS:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+    else:
+        shutil.rmtree(folder / name)
+        (folder / name).write_text("a file")
+    before = contents(folder)
+    assert resumed(folder, monkeypatch) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder / name) in line
+    assert "move it away" in line
+    assert contents(folder) == before
 
 
 def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):

@@ -28,6 +28,7 @@ from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.dealing import deal, load_dataset
 from fedcmi_jax.evaluation import (
     Evaluation,
+    Programs,
     build_evaluator,
     build_programs,
     summarise,
@@ -36,8 +37,23 @@ from fedcmi_jax.federation import Federation, build_federation, coarse_capacity
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
 from fedcmi_jax.methods.base import FEDAVG, Method, is_set
 from fedcmi_jax.momentum import momentum_gain
+from fedcmi_jax.seed_axis import over_seeds, seed_keys
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
+
+
+class Compiled(NamedTuple):
+    """What experiments that differ in their seed share, so that all compile once.
+
+    Attributes:
+      model: The model.
+      programs: Of the evaluation.
+      algorithms: (factor on the learning rate, chunk size) -> algorithm.
+    """
+
+    model: Model
+    programs: Programs
+    algorithms: dict[tuple[float, int], FederatedAlgorithm]
 
 
 class Experiment(NamedTuple):
@@ -58,6 +74,7 @@ class Experiment(NamedTuple):
         it is given their memory.
       validate: ``(params, batch_stats) -> Evaluation`` of the samples held out for
         choices; None: there are none.
+      compiled: For ``build`` of another seed.
     """
 
     config: Config
@@ -71,10 +88,13 @@ class Experiment(NamedTuple):
     stream: CohortStream | None = None
     personal: bool = False
     validate: Callable[..., Evaluation] | None = None
+    compiled: Compiled | None = None
 
     @property
     def key(self) -> jax.Array:
-        """The PRNG key of the run's seed."""
+        """The PRNG key of the run's seed; [S] where seeds are mapped."""
+        if self.config.map_seeds:
+            return seed_keys(self.config.seed, self.config.seeds)
         return jax.random.key(self.config.seed)
 
     def federation_at(self, round: int) -> Federation:
@@ -86,6 +106,7 @@ def build(
     config: Config,
     mesh: Mesh | None = None,
     say: Callable[[str], None] = lambda text: None,
+    compiled: Compiled | None = None,
 ) -> Experiment:
     """Loads, deals and compiles nothing yet: everything a run needs.
 
@@ -94,9 +115,12 @@ def build(
       mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
       say: Receives the progress of a data set that is prepared, its notes, and learning
         rates that are not the configuration's numbers.
+      compiled: Of an experiment that differs in its seed only, on the same mesh.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
+      With ``map_seeds`` its algorithm is that of all seeds (``seed_axis.over_seeds``);
+      otherwise it is of one seed, ``config.seed``.
 
     Raises:
       ValueError: Something in the configuration is impossible.
@@ -108,9 +132,15 @@ def build(
       20
     """
     check_config(config)
+    if config.map_seeds and mesh is not None:
+        raise ValueError("map_seeds: mapped seeds run on one device; give --devices=1")
     method = create("method", config.method)
     dataset = load_dataset(config.dataset, say)
-    dealt = deal(config, dataset)
+    dealing = config
+    if config.map_seeds:
+        say("map_seeds: all seeds train on the partition of seed 0")
+        dealing = dataclasses.replace(config, seed=0)
+    dealt = deal(dealing, dataset)
     dataset, parts = dealt.dataset, dealt.partition
     config = dataclasses.replace(config, clients=parts.num_clients)
     check_cohort(config.clients_per_round, config.clients)
@@ -125,13 +155,14 @@ def build(
         capacity=coarse_capacity(int(parts.sizes.max())),
     )
     rate_scale = _rate_scale(config, method, np.asarray(federation.sizes), say)
-    model = _build_model(config, dataset, method.needs_projectors)
     personal = is_set(method, "start")
+    if compiled is None:
+        model = _build_model(config, dataset, method.needs_projectors)
+        programs = build_programs(model, method.start if personal else None)
+        compiled = Compiled(model, programs, {})
+    model, programs, algorithms = compiled
     evaluator = functools.partial(
-        build_evaluator,
-        model,
-        stream=config.stream,
-        programs=build_programs(model, method.start if personal else None),
+        build_evaluator, model, stream=config.stream, programs=programs
     )
     evaluate = evaluator(dataset.test, federation)
     validate: Callable[..., Evaluation] | None = None
@@ -139,6 +170,13 @@ def build(
         validate = evaluator(dataset.train, None, rows=dealt.validation.rows)
 
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
+        known = (rate_scale, chunk_size)
+        if known not in algorithms:
+            algorithm = algorithm_of(chunk_size)
+            algorithms[known] = over_seeds(algorithm) if config.map_seeds else algorithm
+        return algorithms[known]
+
+    def algorithm_of(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(
             method,
             model,
@@ -172,6 +210,7 @@ def build(
         stream=stream,
         personal=personal,
         validate=validate,
+        compiled=compiled,
     )
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedcmi_jax.data.base import Split
+from fedcmi_jax.data.base import Split, check_labels
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Batch, Model, Params, PyTree, Sums
 
@@ -65,7 +65,11 @@ def build_evaluator(
     Returns:
       ``(params, batch_stats, memory=None) -> Evaluation``, jitted; without the memory
       [N, ...] of all clients personal models are left out.
+
+    Raises:
+      ValueError: A label of the split is no integer in [0, C).
     """
+    check_labels(split.labels, model.num_classes, "test split")
     distinct, which = np.unique(
         np.asarray(federation.available), axis=0, return_inverse=True
     )

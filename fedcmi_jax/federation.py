@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.data.base import Dataset, check_labels
 from fedcmi_jax.partition import Partition, check_available
 from fedcmi_jax.types import Array, Batch, PyTree
 
@@ -69,7 +69,8 @@ def build_federation(
 
     Raises:
       ValueError: The table has the wrong shape or a client without modality, a sample
-        has none of its client's modalities, or the fraction is out of range.
+        has none of its client's modalities, a label is no integer in [0, C), or the
+        fraction is out of range.
 
     Example:
       >>> import numpy as np, fedcmi_jax as fc
@@ -83,6 +84,8 @@ def build_federation(
             f"probe_fraction: {probe_fraction} is outside [0, 1); give the share of "
             "each client's samples to hold out"
         )
+    where = f"dataset {dataset.name!r}, train split"
+    check_labels(dataset.train.labels, dataset.num_classes, where)
     num_clients = len(partition.sizes)
     modalities = dataset.modalities
     if available is None:

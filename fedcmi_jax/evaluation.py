@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedcmi_jax.data.base import Split
+from fedcmi_jax.data.base import Split, check_labels
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Batch, Model, Params, PyTree, Sums
 
@@ -154,7 +154,11 @@ def build_evaluator(
     Returns:
       ``(params, batch_stats, memory=None) -> Evaluation``; without the memory
       [N, ...] of all clients personal models are left out.
+
+    Raises:
+      ValueError: A label of the split is no integer in [0, C).
     """
+    check_labels(split.labels, model.num_classes, "test split")
     programs = programs or build_programs(model, personal)
     clients = None
     if federation is not None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.data.base import Dataset, check_labels
 from fedcmi_jax.partition import Partition, check_available
 from fedcmi_jax.types import Array, Batch, PyTree
 
@@ -98,8 +98,8 @@ def build_federation(
 
     Raises:
       ValueError: The table has the wrong shape or a client without modality, a sample
-        has none of its client's modalities, the fraction is out of range, or a client
-        has more samples than the capacity.
+        has none of its client's modalities, a label is no integer in [0, C), the
+        fraction is out of range, or a client has more samples than the capacity.
 
     Example:
       >>> import numpy as np, fedcmi_jax as fc
@@ -119,6 +119,8 @@ def build_federation(
             f"capacity: {capacity} is less than the {longest} samples of the longest "
             "client; give at least as many, or None"
         )
+    where = f"dataset {dataset.name!r}, train split"
+    check_labels(dataset.train.labels, dataset.num_classes, where)
     num_clients = len(partition.sizes)
     modalities = dataset.modalities
     if available is None:

@@ -159,7 +159,9 @@ def chain(first: Method, second: Method) -> Method:
         parts=tuple(part for m in pair for part in (m.parts or (m,))),
         init_shared=lambda *a: tuple(m.init_shared(*a) for m in pair),
         init_client=lambda *a: tuple(m.init_client(*a) for m in pair),
-        start=start,
+        start=start
+        if is_set(first, "start") or is_set(second, "start")
+        else Method._field_defaults["start"],
         begin=begin,
         forward=forward
         if is_set(first, "forward") or is_set(second, "forward")

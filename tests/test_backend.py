@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fedcmi_jax import backend, doctor
+from fedcmi_jax.bench import peers
 from fedcmi_jax.cli import main
 
 JAXLIB = importlib.metadata.version("jaxlib")
@@ -146,6 +147,19 @@ def test_peers_start_without_the_flag():
     both = {"XLA_FLAGS": f"--xla_a=1 {backend.FLAG} --xla_b=2"}
     assert backend.unguarded(both) == {"XLA_FLAGS": "--xla_a=1 --xla_b=2"}
     assert backend.unguarded({"A": "1"}) == {"A": "1"}
+
+
+def test_a_peer_does_not_see_the_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_a=1 {backend.FLAG}")
+    python = tmp_path / ".venv-torch" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (tmp_path / "torch_loop.py").write_text(
+        "import json, os; print(json.dumps({'flags': os.environ['XLA_FLAGS']}))"
+    )
+    with peers.Peer("torch", tmp_path / "spec.json") as peer:
+        assert peer.ready == {"flags": "--xla_a=1"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""FedAvg, heads only and FedCMI on the digit data sets: a table of BUILD_NOTES.md.
+"""FedAvg, heads only and FedCMI on the digit data sets: a table of docs/results.md.
 
     python experiments/digits_study.py noisy-digits
     python experiments/digits_study.py cg-digits

@@ -1,4 +1,4 @@
-"""Every method on synthetic data with a strong and a weak modality: BUILD_NOTES.md.
+"""Every method on synthetic data with a strong and a weak modality: docs/results.md.
 
     python experiments/methods_study.py imbalance    the weak modality under each method
     python experiments/methods_study.py drift        SCAFFOLD at Dirichlet alpha 0.05

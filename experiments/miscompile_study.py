@@ -1,4 +1,4 @@
-"""Does jaxlib 0.10.2's wrong reduction touch a published table? See BUILD_NOTES.md.
+"""Does jaxlib 0.10.2's wrong reduction touch a published table? See docs/results.md.
 
     python experiments/miscompile_study.py [--manual-dir=DIR]
 

@@ -1,4 +1,4 @@
-"""FedAvg, heads only and FedCMI on real data sets: a table of BUILD_NOTES.md.
+"""FedAvg, heads only and FedCMI on real data sets: a table of docs/results.md.
 
     python experiments/real_study.py hapt       21 volunteers, natural partition
     python experiments/real_study.py av-mnist   20 clients, Dirichlet alpha 3

@@ -161,6 +161,7 @@ def build_algorithm(
             round=state.round,
             learning_rate=local.rate(state.round),
             augmented=local.augment is not None,
+            has=federation.available.at[id].get(mode="clip"),
         )
         return client, jax.random.fold_in(round_key, id), is_real
 

@@ -13,7 +13,10 @@ import sys
 import warnings
 from collections.abc import Mapping, MutableMapping
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import jax
 
 JAXLIB = "0.10.2"
 """The one version that gets the flag: versions without it abort on an unknown flag."""
@@ -200,6 +203,30 @@ def warn_if_unguarded() -> None:
             WrongNumbersWarning,
             stacklevel=1,  # always the same place, so that Python shows it once
         )
+
+
+def find_devices() -> "list[jax.Device]":
+    """The devices of this process and all others; starts JAX if nothing has.
+
+    Raises:
+      ValueError: JAX finds none, as for JAX_PLATFORMS=cuda where CUDA's plugin lacks.
+
+    Example:
+      >>> len(find_devices()) > 0
+      True
+    """
+    import jax
+
+    try:
+        return jax.devices()
+    # JAX 0.10 fails an assertion, without a word, if no platform it knows is allowed.
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split()) or "no device"
+        platforms = os.environ.get("JAX_PLATFORMS") or "unset"
+        raise ValueError(
+            f"JAX_PLATFORMS: {platforms}: JAX cannot start ({reason}); install what "
+            "that platform needs, or unset JAX_PLATFORMS"
+        ) from None
 
 
 def check() -> float:

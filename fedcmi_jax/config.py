@@ -191,7 +191,8 @@ class Config:
       model: The model around the encoders.
       local: Local training.
       server: Server optimizer.
-      clients: Clients in the federation, N; 0: as many as a natural partition gives.
+      clients: Clients that the partition gives; 0: as many as a natural one has. The
+        federation's N are those but for holdout_clients.
       clients_per_round: Clients trained per round, K.
       multi_ratio: Share of clients with all modalities; the others have one
         (reference code: 0.5).
@@ -201,6 +202,11 @@ class Config:
       validation_fraction: Share of every client's samples, stratified by class, held
         out of training for choices: the best round, early stopping, tuning. Columns
         val_...
+      client_test_fraction: Share of every client's samples, stratified by class, kept
+        as its own test set; meant for natural partitions. Columns client_test_...
+      holdout_clients: Clients of the partition, drawn by the seed, that never take
+        part; the federation has the others. Their samples are tested on. Columns
+        holdout_...
       rounds: Rounds of the run, R.
       seed: Seed of everything random.
       seeds: Runs with the seeds seed, seed + 1... one after the other through one
@@ -209,6 +215,8 @@ class Config:
         seed 0 (as fixed_partition): for small models on one device.
       early_stop_rounds: Stop when this many rounds brought no higher fused accuracy on
         validation, judged at evaluations; None: train all rounds.
+      fixed_partition: Deal partition, modalities and held-out samples by seed 0,
+        whatever the seed is: several seeds then share them.
       eval_every: Rounds between evaluations.
       checkpoint_every: Rounds between checkpoints.
       rounds_per_call: Rounds per compiled call at most; None: as eval_every.
@@ -235,11 +243,14 @@ class Config:
     missing_fraction: float = 0.0
     probe_fraction: float = 0.0
     validation_fraction: float = 0.0
+    client_test_fraction: float = 0.0
+    holdout_clients: int = 0
     rounds: int = 100
     seed: int = 0
     seeds: int = 1
     map_seeds: bool = False
     early_stop_rounds: int | None = None
+    fixed_partition: bool = False
     eval_every: int = 1
     checkpoint_every: int = 10
     rounds_per_call: int | None = None
@@ -379,7 +390,7 @@ def check_config(config: Config) -> None:
             "as a natural partition gives"
         )
     if config.clients > 0:
-        check_cohort(config.clients_per_round, config.clients)
+        check_cohort(config.clients_per_round, config.clients, config.holdout_clients)
     _check_shares(config)
     if config.stream and config.rounds_per_call not in (None, 1):
         raise ValueError(
@@ -411,30 +422,44 @@ def _check_seeds(config: Config) -> None:
         )
 
 
-def check_cohort(clients_per_round: int, clients: int) -> None:
+def check_cohort(clients_per_round: int, clients: int, holdout: int = 0) -> None:
     """Refuses a cohort that is larger than the federation.
 
+    Args:
+      clients_per_round: K.
+      clients: Clients that the partition gives.
+      holdout: Those of them that never take part.
+
     Raises:
-      ValueError: It is.
+      ValueError: It is, or nobody takes part.
     """
-    if clients_per_round > clients:
+    left = clients - holdout
+    if left < 1:
         raise ValueError(
-            f"clients_per_round: {clients_per_round} is more than clients: {clients}; "
-            f"give at most {clients}"
+            f"holdout_clients: {holdout} of {clients} clients; give at most "
+            f"{clients - 1}, so that somebody trains"
+        )
+    if clients_per_round > left:
+        less = f" less holdout_clients: {holdout}" if holdout else ""
+        raise ValueError(
+            f"clients_per_round: {clients_per_round} is more than clients: {clients}"
+            f"{less}; give at most {left}"
         )
 
 
 def _check_shares(config: Config) -> None:
     """Refuses shares of a client's samples that leave nothing to train on."""
-    names = ("probe_fraction", "validation_fraction")
+    names = ("probe_fraction", "validation_fraction", "client_test_fraction")
     shares = {name: getattr(config, name) for name in names}
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ValueError(f"{name}: {share} is outside [0, 1); try 0.1")
     if sum(shares.values()) >= 1:
-        given = " and ".join(f"{name} {share}" for name, share in shares.items())
+        given = " + ".join(f"{name} {share}" for name, share in shares.items() if share)
+        raise ValueError(f"{given} leave nothing to train on; give less than 1 in all")
+    if config.holdout_clients < 0:
         raise ValueError(
-            f"{given} leave no samples to train on; give less than 1 together"
+            f"holdout_clients: {config.holdout_clients} is negative; give 0 or more"
         )
 
 

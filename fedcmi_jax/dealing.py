@@ -9,9 +9,10 @@ import numpy as np
 from fedcmi_jax import data, partition
 from fedcmi_jax.cohort import STREAMS
 from fedcmi_jax.config import Config, create
-from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.federation import check_present
 from fedcmi_jax.partition import Partition
-from fedcmi_jax.split import Held, take_share
+from fedcmi_jax.split import Held, take_clients, take_share
 
 PARTITION_STREAM = STREAMS.index("partition")
 """Index of the NumPy stream that deals samples and modalities; one per seed, so that
@@ -44,6 +45,10 @@ def load_dataset(chosen: Any, say: Callable[[str], None]) -> Dataset:
     return dataset
 
 
+FIXED_SEED = 0
+"""The seed that deals the data with ``fixed_partition``, whatever the run's own is."""
+
+
 class Dealt(NamedTuple):
     """Who holds what.
 
@@ -52,20 +57,28 @@ class Dealt(NamedTuple):
       partition: The samples that each client trains on (and probes).
       available: [N, M] bool, True where a client has a modality.
       validation: Training samples held out for choices; None: no.
+      client_test: Every client's own test samples; None: no.
+      holdout: All samples of the clients that never train, ``clients`` counted among
+        these; None: no.
+      holdout_available: [h, M] bool, what those clients have.
     """
 
     dataset: Dataset
     partition: Partition
     available: np.ndarray
     validation: Held | None = None
+    client_test: Held | None = None
+    holdout: Held | None = None
+    holdout_available: np.ndarray | None = None
 
 
 def deal(config: Config, dataset: Dataset) -> Dealt:
     """Hands training samples and modalities out to clients; the seed decides how.
 
-    Drawn in this order from one stream: partition, modalities, samples held out,
-    missing modalities. What is off draws nothing. Samples held out lack no modality
-    that the data set has, as test samples.
+    Drawn in this order from one stream: partition, modalities, clients held out,
+    validation samples, the clients' own test samples, missing modalities. What is off
+    draws nothing. Samples held out lack no modality that the data set has, as those of
+    the test split. Both shares are of what a client had before either was taken.
 
     Args:
       config: The configuration.
@@ -75,38 +88,54 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
       Who holds what.
 
     Raises:
-      ValueError: An option of the partition or the number of clients is impossible.
+      ValueError: An option of the partition or the number of clients is impossible, a
+        share is of too few samples, or a sample held out has none of its client's
+        modalities.
     """
-    rng = np.random.default_rng([config.seed, PARTITION_STREAM])
+    seed = FIXED_SEED if config.fixed_partition else config.seed
+    rng = np.random.default_rng([seed, PARTITION_STREAM])
     parts = create("partition", config.partition, dataset.train, config.clients, rng)
     available = partition.allocate_modalities(
         parts.num_clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
     )
-    labels = dataset.train.labels
-    parts, validation = _take(parts, labels, config, "validation_fraction", rng)
+    holdout: Held | None = None
+    holdout_available: np.ndarray | None = None
+    if config.holdout_clients:
+        parts, available, holdout, holdout_available = take_clients(
+            parts, available, config.holdout_clients, rng
+        )
+    train, share = dataset.train, config.validation_fraction
+    parts, validation = _take(parts, train, share, "validation_fraction", rng)
+    # Of what is left, the same number of samples as of the whole.
+    share = config.client_test_fraction / (1 - share)
+    parts, client_test = _take(parts, train, share, "client_test_fraction", rng)
+    for held, table in ((client_test, available), (holdout, holdout_available)):
+        if held is not None and table is not None:
+            check_present(train.available, held.rows, held.clients, table)
     if config.missing_fraction:
         present = partition.drop_modalities(
-            dataset.train, parts, available, rng, fraction=config.missing_fraction
+            train, parts, available, rng, fraction=config.missing_fraction
         )
-        dataset = dataset._replace(train=dataset.train._replace(available=present))
-    return Dealt(dataset, parts, available, validation)
+        dataset = dataset._replace(train=train._replace(available=present))
+    return Dealt(
+        dataset, parts, available, validation, client_test, holdout, holdout_available
+    )
 
 
 def _take(
     parts: Partition,
-    labels: np.ndarray,
-    config: Config,
+    train: Split,
+    fraction: float,
     name: str,
     rng: np.random.Generator,
 ) -> tuple[Partition, Held | None]:
-    """Takes the share that a field of the configuration asks for, if any."""
-    fraction = getattr(config, name)
+    """Takes a share of every client's samples, if one is asked for."""
     if fraction == 0:
         return parts, None
-    left, held = take_share(parts, labels, fraction, rng)
+    left, held = take_share(parts, train.labels, fraction, rng)
     if not held.rows.size:
         raise ValueError(
-            f"{name}: {fraction} of {len(parts.order)} samples at {parts.num_clients} "
-            "clients is none; give more, or 0 for none"
+            f"{name}: its share of {len(parts.order)} samples at {parts.num_clients} "
+            "clients is no sample; give more, or 0 for none"
         )
     return left, held

@@ -2,8 +2,9 @@
 
 import io
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -50,6 +51,8 @@ class Holdings(NamedTuple):
       modalities: M names.
       unused: Training samples that no client holds.
       test_counts: [C] int64, test samples of each class.
+      held: What is held out of the clients' training -> [N] int64 samples of each.
+      holdout: Samples of each client that never takes part.
     """
 
     title: str
@@ -60,6 +63,8 @@ class Holdings(NamedTuple):
     modalities: tuple[str, ...]
     unused: int
     test_counts: np.ndarray
+    held: Mapping[str, np.ndarray] = MappingProxyType({})
+    holdout: tuple[int, ...] = ()
 
     @property
     def sizes(self) -> np.ndarray:
@@ -89,7 +94,8 @@ def holdings(
     """
     check_config(replace(config, clients_per_round=1))
     dataset = load_dataset(config.dataset, say)
-    dataset, parts, available, _ = deal(config, dataset)
+    dealt = deal(config, dataset)
+    dataset, parts, available = dealt.dataset, dealt.partition, dealt.available
     labels = dataset.train.labels
     counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
     owners = np.repeat(np.arange(parts.num_clients), parts.sizes)
@@ -97,6 +103,14 @@ def holdings(
     present = available[owners]
     if dataset.train.available is not None:
         present &= np.asarray(dataset.train.available)[parts.order].astype(bool)
+    splits = {"validation": dealt.validation, "own test": dealt.client_test}
+    held = {
+        name: np.bincount(split.clients, minlength=parts.num_clients)
+        for name, split in splits.items()
+        if split is not None
+    }
+    away = np.zeros(0, np.int64) if dealt.holdout is None else dealt.holdout.clients
+    used = len(parts.order) + len(away) + sum(int(x.sum()) for x in held.values())
     return Holdings(
         title=f"{dataset.name}, {config.partition.name}",
         counts=counts,
@@ -104,8 +118,10 @@ def holdings(
         present=present,
         class_names=dataset.class_names,
         modalities=dataset.modalities,
-        unused=len(labels) - len(parts.order),
+        unused=len(labels) - used,
         test_counts=np.bincount(dataset.test.labels, minlength=dataset.num_classes),
+        held=held,
+        holdout=tuple(np.bincount(away, minlength=config.holdout_clients).tolist()),
     )
 
 
@@ -150,6 +166,13 @@ def text(found: Holdings) -> str:
         f"{found.title}: {sizes.sum():,} training samples at {num_clients} clients, "
         f"{found.test_counts.sum():,} test samples, {len(found.class_names)} classes"
     ]
+    for name, samples in found.held.items():
+        lines.append(f"{samples.sum():,} more samples are the clients' {name} samples")
+    if found.holdout:
+        lines.append(
+            f"{sum(found.holdout):,} more samples are for testing only; held-out "
+            f"clients: {len(found.holdout)}"
+        )
     if found.unused:
         lines.append(f"{found.unused:,} training samples are held by no client")
     tables = (_summary(found), _modalities(found), _clients(found))
@@ -171,6 +194,7 @@ def _summary(found: Holdings) -> rich.table.Table:
     table = _table("per client", "min", "median", "mean", "max")
     for what, values in (
         ("samples", found.sizes),
+        *found.held.items(),
         ("classes", (found.counts > 0).sum(axis=1)),
         ("modalities", found.available.sum(axis=1)),
     ):
@@ -196,7 +220,7 @@ def _modalities(found: Holdings) -> rich.table.Table:
 
 
 def _clients(found: Holdings) -> rich.table.Table:
-    table = _table("client", "samples", "classes", "largest class")
+    table = _table("client", "samples", *found.held, "classes", "largest class")
     for name in found.modalities:
         table.add_column(name)
     for i, row in enumerate(found.counts[:MOST_ROWS]):
@@ -204,7 +228,9 @@ def _clients(found: Holdings) -> rich.table.Table:
         if row.any():
             largest = f"{found.class_names[row.argmax()]} {row.max() / row.sum():4.0%}"
         has = ("yes" if a else "-" for a in found.available[i])
-        table.add_row(str(i), f"{row.sum():,}", str((row > 0).sum()), largest, *has)
+        held = (f"{samples[i]:,}" for samples in found.held.values())
+        numbers = (f"{row.sum():,}", *held, str((row > 0).sum()))
+        table.add_row(str(i), *numbers, largest, *has)
     return table
 
 

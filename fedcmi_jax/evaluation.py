@@ -7,14 +7,14 @@ read off a table at the end.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedcmi_jax.data.base import Split
+from fedcmi_jax.data.base import Split, check_labels
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Batch, Model, Params, PyTree, Sums
 
@@ -154,7 +154,11 @@ def build_evaluator(
     Returns:
       ``(params, batch_stats, memory=None) -> Evaluation``; without the memory
       [N, ...] of all clients personal models are left out.
+
+    Raises:
+      ValueError: A label of the split is no integer in [0, C).
     """
+    check_labels(split.labels, model.num_classes, "test split")
     programs = programs or build_programs(model, personal)
     clients = None
     if federation is not None:
@@ -168,9 +172,9 @@ def build_evaluator(
         )
     if rows is None:
         rows = np.arange(split.size)
-    host_batches = functools.partial(
-        _batches, split, rows, model.modalities, batch_size
-    )
+    size = min(batch_size, len(rows))
+    chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
+    host_batches = functools.partial(batches_of, split, chunks, model.modalities, size)
     if stream:
         return _streamed(programs, clients, host_batches)
     batches = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *host_batches())
@@ -258,24 +262,41 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
     result["worst_class"] = float(np.nanmin(per_class))
     result["per_class"] = [float(a) for a in per_class]
     if evaluation.client_accuracy is not None:
-        result |= _spread("client", np.asarray(evaluation.client_accuracy))
+        result |= spread("client", np.asarray(evaluation.client_accuracy))
     if evaluation.personal_accuracy is not None:
-        result |= _spread("personal", np.asarray(evaluation.personal_accuracy))
+        result |= spread("personal", np.asarray(evaluation.personal_accuracy))
     return result
 
 
-def _spread(name: str, values: np.ndarray) -> dict[str, float]:
+def spread(name: str, values: np.ndarray) -> dict[str, float]:
+    """How a number spreads over clients: what a metrics line has of it.
+
+    Args:
+      name: Prefix of the columns.
+      values: [N]; those that are not finite are left out.
+
+    Returns:
+      ``{name}_mean``, ``_min``, ``_p10`` (10th percentile), ``_median``, ``_max`` and,
+      of two values or more, ``_std``: the sample deviation (n - 1). Nothing of none.
+
+    Example:
+      >>> spread("a", np.array([0.0, 1.0, np.nan]))["a_std"]
+      0.7071067811865476
+    """
+    values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not values.size:
         return {}
-    return {
+    result = {
         f"{name}_mean": float(values.mean()),
-        f"{name}_std": float(values.std()),
         f"{name}_min": float(values.min()),
         f"{name}_p10": float(np.quantile(values, 0.1)),
         f"{name}_median": float(np.median(values)),
         f"{name}_max": float(values.max()),
     }
+    if values.size > 1:
+        result[f"{name}_std"] = float(values.std(ddof=1))
+    return result
 
 
 COUNT_PREFIX = "clients_"
@@ -296,24 +317,35 @@ def read_sums(sums: Sums) -> dict[str, float]:
     return result
 
 
-def _batches(
-    split: Split, rows: np.ndarray, modalities: tuple[str, ...], batch_size: int
-) -> Iterator:
-    """The samples as (inputs, labels, valid, present) of B rows, the last padding."""
-    batch_size = min(batch_size, len(rows))
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        labels = split.labels[chosen].astype(np.int32)
+def batches_of(
+    split: Split,
+    chunks: Sequence[np.ndarray],
+    modalities: tuple[str, ...],
+    batch_size: int,
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]]:
+    """Samples of a split, read a batch at a time.
+
+    Args:
+      split: The samples.
+      chunks: Rows of each batch, at most B.
+      modalities: M names.
+      batch_size: B.
+
+    Yields:
+      inputs, labels [B], valid [B] and present [B, M]; rows past the chunk are zero.
+    """
+    for rows in chunks:
 
         def padded(x: np.ndarray) -> np.ndarray:
             tail = np.zeros((batch_size - len(x), *x.shape[1:]), x.dtype)
             return np.concatenate([x, tail])
 
-        inputs = {m: padded(split.inputs[m][chosen]) for m in modalities}
-        valid = np.ones(len(labels), np.float32)
-        present = np.ones((len(labels), len(modalities)), np.float32)
+        inputs = {m: padded(split.inputs[m][rows]) for m in modalities}
+        labels = split.labels[rows].astype(np.int32)
+        valid = np.ones(len(rows), np.float32)
+        present = np.ones((len(rows), len(modalities)), np.float32)
         if split.available is not None:
-            present = np.asarray(split.available[chosen], np.float32)
+            present = np.asarray(split.available[rows], np.float32)
         yield inputs, padded(labels), padded(valid), padded(present)
 
 

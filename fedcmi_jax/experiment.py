@@ -1,7 +1,6 @@
 """The experiment that a configuration describes: data, model, algorithm, evaluation."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,55 +25,33 @@ from fedcmi_jax.config import (
 )
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.dealing import deal, load_dataset
-from fedcmi_jax.evaluation import (
-    Evaluation,
-    Programs,
-    build_evaluator,
-    build_programs,
-    summarise,
-)
+from fedcmi_jax.evaluation import Evaluation
 from fedcmi_jax.federation import Federation, build_federation, coarse_capacity
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
+from fedcmi_jax.measures import Measures, build_measures
 from fedcmi_jax.methods.base import FEDAVG, Method, is_set
 from fedcmi_jax.momentum import momentum_gain
-from fedcmi_jax.seed_axis import over_seeds, seed_keys
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
-
-
-class Compiled(NamedTuple):
-    """What experiments that differ in their seed share, so that all compile once.
-
-    Attributes:
-      model: The model.
-      programs: Of the evaluation.
-      algorithms: (factor on the learning rate, chunk size) -> algorithm.
-    """
-
-    model: Model
-    programs: Programs
-    algorithms: dict[tuple[float, int], FederatedAlgorithm]
 
 
 class Experiment(NamedTuple):
     """What a configuration describes, ready to run.
 
     Attributes:
-      config: The configuration, with the number of clients that the partition gave.
-      dataset: Host data.
+      config: The configuration, with the number of clients that the partition gave;
+        ``federation.num_clients`` is that of those that take part.
+      dataset: Host data, as loaded.
       federation: Device data, dealt to clients; when streaming, without inputs.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
-      evaluate: ``(params, batch_stats, memory=None) -> Evaluation`` of the test split;
-        on one device.
+      measures: What its model is measured on, on one device.
       mesh: Devices that share the cohort; None: one.
       with_chunk_size: Chunk size -> the same algorithm with another chunk size.
       stream: Sends each round's samples; None: they are all in ``federation``.
       personal: Whether clients keep models of their own, which ``evaluate`` tests if
         it is given their memory.
-      validate: ``(params, batch_stats) -> Evaluation`` of the samples held out for
-        choices; None: there are none.
-      compiled: For ``build`` of another seed.
+      rate_scale: Factor on the configured learning rates, ``LocalConfig.rate_scale``.
     """
 
     config: Config
@@ -82,19 +59,21 @@ class Experiment(NamedTuple):
     federation: Federation
     model: Model
     algorithm: FederatedAlgorithm
-    evaluate: Callable[..., Evaluation]
+    measures: Measures
     mesh: Mesh | None
     with_chunk_size: Callable[[int], FederatedAlgorithm]
     stream: CohortStream | None = None
     personal: bool = False
-    validate: Callable[..., Evaluation] | None = None
-    compiled: Compiled | None = None
+    rate_scale: float = 1.0
+
+    @property
+    def evaluate(self) -> Callable[..., Evaluation]:
+        """``(params, batch_stats, memory=None) -> Evaluation`` of the test split."""
+        return self.measures.evaluate
 
     @property
     def key(self) -> jax.Array:
-        """The PRNG key of the run's seed; [S] where seeds are mapped."""
-        if self.config.map_seeds:
-            return seed_keys(self.config.seed, self.config.seeds)
+        """The PRNG key of the run's seed."""
         return jax.random.key(self.config.seed)
 
     def federation_at(self, round: int) -> Federation:
@@ -106,7 +85,7 @@ def build(
     config: Config,
     mesh: Mesh | None = None,
     say: Callable[[str], None] = lambda text: None,
-    compiled: Compiled | None = None,
+    like: Experiment | None = None,
 ) -> Experiment:
     """Loads, deals and compiles nothing yet: everything a run needs.
 
@@ -115,15 +94,16 @@ def build(
       mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
       say: Receives the progress of a data set that is prepared, its notes, and learning
         rates that are not the configuration's numbers.
-      compiled: Of an experiment that differs in its seed only, on the same mesh.
+      like: An experiment of this configuration with another seed. Its data set is used
+        again and so are its compiled functions, unless this seed's learning rate
+        differs (``LocalConfig.rate_scale``): nothing compiles twice.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
-      With ``map_seeds`` its algorithm is that of all seeds (``seed_axis.over_seeds``);
-      otherwise it is of one seed, ``config.seed``.
 
     Raises:
-      ValueError: Something in the configuration is impossible.
+      ValueError: Something in the configuration is impossible, or it differs from that
+        of ``like`` in more than the seed.
 
     Example:
       >>> import fedcmi_jax as fc
@@ -132,51 +112,33 @@ def build(
       20
     """
     check_config(config)
-    if config.map_seeds and mesh is not None:
-        raise ValueError("map_seeds: mapped seeds run on one device; give --devices=1")
+    if like is not None:
+        _check_like(config, like)
     method = create("method", config.method)
-    dataset = load_dataset(config.dataset, say)
-    dealing = config
-    if config.map_seeds:
-        say("map_seeds: all seeds train on the partition of seed 0")
-        dealing = dataclasses.replace(config, seed=0)
-    dealt = deal(dealing, dataset)
-    dataset, parts = dealt.dataset, dealt.partition
-    config = dataclasses.replace(config, clients=parts.num_clients)
-    check_cohort(config.clients_per_round, config.clients)
+    dataset = load_dataset(config.dataset, say) if like is None else like.dataset
+    dealt = deal(config, dataset)
+    parts = dealt.partition
+    clients = parts.num_clients + config.holdout_clients
+    config = dataclasses.replace(config, clients=clients)
+    check_cohort(config.clients_per_round, clients, config.holdout_clients)
     _check_augmented(config.local.augment, dataset)
     if config.stream:
         _check_stream(method)
     federation = (build_skeleton if config.stream else build_federation)(
-        dataset,
+        dealt.dataset,
         parts,
         dealt.available,
         probe_fraction=config.probe_fraction,
         capacity=coarse_capacity(int(parts.sizes.max())),
     )
     rate_scale = _rate_scale(config, method, np.asarray(federation.sizes), say)
-    personal = is_set(method, "start")
-    if compiled is None:
-        model = _build_model(config, dataset, method.needs_projectors)
-        programs = build_programs(model, method.start if personal else None)
-        compiled = Compiled(model, programs, {})
-    model, programs, algorithms = compiled
-    evaluator = functools.partial(
-        build_evaluator, model, stream=config.stream, programs=programs
+    model = (
+        _build_model(config, dataset, method.needs_projectors)
+        if like is None
+        else like.model
     )
-    evaluate = evaluator(dataset.test, federation)
-    validate: Callable[..., Evaluation] | None = None
-    if dealt.validation is not None:
-        validate = evaluator(dataset.train, None, rows=dealt.validation.rows)
 
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
-        known = (rate_scale, chunk_size)
-        if known not in algorithms:
-            algorithm = algorithm_of(chunk_size)
-            algorithms[known] = over_seeds(algorithm) if config.map_seeds else algorithm
-        return algorithms[known]
-
-    def algorithm_of(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(
             method,
             model,
@@ -189,29 +151,48 @@ def build(
             mesh=mesh,
         )
 
-    federation = replicate(federation, mesh)
+    personal = is_set(method, "start")
+    measures = build_measures(
+        dealt,
+        federation,
+        model,
+        personal=method.start if personal else None,
+        stream=config.stream,
+        compiled=None if like is None else like.measures.compiled,
+    )
+    chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
+    if like is not None and like.rate_scale == rate_scale:
+        remade, algorithm = like.with_chunk_size, like.algorithm
+    else:
+        remade, algorithm = with_chunk_size, with_chunk_size(chunk_size)
+    placed = replicate(federation, mesh)
     stream: CohortStream | None = None
     if config.stream:
         key = jax.random.key(config.seed)
         stream = CohortStream(
-            dataset, parts, federation, key, config.clients_per_round, mesh=mesh
+            dealt.dataset, parts, placed, key, config.clients_per_round, mesh=mesh
         )
     return Experiment(
         config=config,
         dataset=dataset,
-        federation=federation,
+        federation=placed,
         model=model,
-        algorithm=with_chunk_size(
-            1 if config.chunk_size == "auto" else config.chunk_size
-        ),
-        evaluate=evaluate,
+        algorithm=algorithm,
+        measures=measures,
+        rate_scale=rate_scale,
         mesh=mesh,
-        with_chunk_size=with_chunk_size,
+        with_chunk_size=remade,
         stream=stream,
         personal=personal,
-        validate=validate,
-        compiled=compiled,
     )
+
+
+def _check_like(config: Config, like: Experiment) -> None:
+    same = dataclasses.replace(like.config, seed=config.seed, clients=config.clients)
+    if config != same:
+        raise ValueError(
+            "like: its configuration differs in more than the seed; build it anew"
+        )
 
 
 def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
@@ -222,9 +203,7 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
       state: Of its algorithm; with several processes all must call this together.
 
     Returns:
-      ``evaluation.summarise`` of the test split and, with the prefix ``val_``, the
-      numbers (not the lists) of the validation split if there is one. The names are
-      explained in ``evaluation.GLOSSARY``.
+      ``Measures.all``; the names are explained in ``glossary.GLOSSARY``.
 
     Example:
       >>> import jax, fedcmi_jax as fc
@@ -240,15 +219,7 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
     what = (params, state.batch_stats, memory)
     if experiment.mesh is not None:  # one device per process does it
         what = hosts.fetch(what)
-    result = summarise(experiment.evaluate(*what))
-    if experiment.validate is not None:
-        held_out = summarise(experiment.validate(*what[:2]))
-        result |= {
-            f"val_{name}": value
-            for name, value in held_out.items()
-            if not isinstance(value, list)
-        }
-    return result
+    return experiment.measures.all(*what)
 
 
 def rounds_per_call(config: Config) -> int:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.data.base import Dataset, check_labels
 from fedcmi_jax.partition import Partition, check_available
 from fedcmi_jax.types import Array, Batch, PyTree
 
@@ -98,8 +98,8 @@ def build_federation(
 
     Raises:
       ValueError: The table has the wrong shape or a client without modality, a sample
-        has none of its client's modalities, the fraction is out of range, or a client
-        has more samples than the capacity.
+        has none of its client's modalities, a label is no integer in [0, C), the
+        fraction is out of range, or a client has more samples than the capacity.
 
     Example:
       >>> import numpy as np, fedcmi_jax as fc
@@ -119,6 +119,8 @@ def build_federation(
             f"capacity: {capacity} is less than the {longest} samples of the longest "
             "client; give at least as many, or None"
         )
+    where = f"dataset {dataset.name!r}, train split"
+    check_labels(dataset.train.labels, dataset.num_classes, where)
     num_clients = len(partition.sizes)
     modalities = dataset.modalities
     if available is None:
@@ -129,15 +131,9 @@ def build_federation(
     order = partition.order
     present = dataset.train.available
     if present is not None:
-        present = np.asarray(present)[order].astype(bool)
         owner = np.repeat(np.arange(num_clients), partition.sizes)
-        useless = np.flatnonzero(~(present & available[owner]).any(axis=1))
-        if useless.size:
-            raise ValueError(
-                f"available: client {owner[useless[0]]} has none of the modalities of "
-                f"its sample {order[useless[0]]}; give it another modality or leave "
-                "the sample out"
-            )
+        check_present(present, order, owner, available)
+        present = np.asarray(present)[order].astype(bool)
     return Federation(
         inputs={m: jnp.asarray(dataset.train.inputs[m][order]) for m in modalities},
         labels=jnp.asarray(dataset.train.labels[order], jnp.int32),
@@ -149,6 +145,35 @@ def build_federation(
         modalities=modalities,
         present=None if present is None else jnp.asarray(present, jnp.uint8),
     )
+
+
+def check_present(
+    present: np.ndarray | None,
+    rows: np.ndarray,
+    owners: np.ndarray,
+    available: np.ndarray,
+) -> None:
+    """Refuses a sample that has none of its client's modalities.
+
+    Args:
+      present: [n, M], which modalities each sample of a split has; None: all.
+      rows: [v] rows of the split.
+      owners: [v], the client of each one.
+      available: [N, M] bool, who has what.
+
+    Raises:
+      ValueError: There is one; names client, sample and the remedy.
+    """
+    if present is None:
+        return
+    has = np.asarray(present)[rows].astype(bool) & available[owners]
+    useless = np.flatnonzero(~has.any(axis=1))
+    if useless.size:
+        raise ValueError(
+            f"available: client {owners[useless[0]]} has none of the modalities of "
+            f"its sample {rows[useless[0]]}; give it another modality or leave the "
+            "sample out"
+        )
 
 
 @dataclass(frozen=True)

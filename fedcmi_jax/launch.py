@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from fedcmi_jax import backend
 from fedcmi_jax.clients import client_mesh
 
 HELP = """\
@@ -100,7 +101,7 @@ def start(launch: Launch) -> Mesh | None:
       The mesh to deal clients over; None for a single device.
 
     Raises:
-      ValueError: There are fewer devices, or the processes cannot meet.
+      ValueError: There are fewer devices or none, or the processes cannot meet.
     """
     if launch.host_devices is not None:
         jax.config.update("jax_num_cpu_devices", launch.host_devices)
@@ -119,6 +120,7 @@ def start(launch: Launch) -> Mesh | None:
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"coordinator: {error}") from None
+    backend.find_devices()
     mesh = client_mesh(launch.devices)
     if jax.process_count() > 1 and mesh.size != len(jax.devices()):
         raise ValueError(

@@ -10,6 +10,7 @@ import rich.table
 
 from fedcmi_jax.config import REGISTRIES
 from fedcmi_jax.data.catalog import CATALOG
+from fedcmi_jax.glossary import explain
 from fedcmi_jax.presets import PRESETS
 from fedcmi_jax.run import CONFIG, METRICS, SUMMARY, Observer, Summary
 from fedcmi_jax.run_folder import MetricsLog, read_json
@@ -95,23 +96,41 @@ class BarProgress(Observer):
 
 
 def final_block(summary: Summary) -> str:
-    """The run's result in a few lines."""
+    """The run's result in a few lines, and below it a line on every name in it."""
     r = summary.final
-    lines = [f"test accuracy {_percent(r['acc'])} after {r['round']} rounds"]
-    for m, alone in modality_accuracies(r).items():
-        extra = [
-            f"{label} {_percent(r[f'acc_{m}_{kind}'])}"
-            for kind, label in (("infiltration", "with stand-in"), ("head", "own head"))
-            if f"acc_{m}_{kind}" in r
-        ]
-        lines.append("  ".join([f"  {m} alone {_percent(alone)}", *extra]))
-    lines.append(
-        f"  macro F1 {r['macro_f1']:.3f}  worst class {_percent(r['worst_class'])}  "
-        f"clients {_percent(r.get('client_mean'))} mean, "
-        f"{_percent(r.get('client_min'))} lowest"
-    )
+    named: dict[str, str] = {}
+
+    def part(column: str, value: str) -> str:
+        term = explain(column)
+        named[term.shown] = term.meaning
+        return f"{term.shown} {value}"
+
+    def spread(name: str) -> str:
+        mean, lowest = (_percent(r.get(f"{name}_{what}")) for what in ("mean", "min"))
+        return f"{mean} mean, {lowest} lowest"
+
+    lines = [part("acc", f"{_percent(r['acc'])} after {r['round']} rounds")]
+    for m in modality_accuracies(r):
+        views = [f"acc_{m}_{kind}" for kind in ("zero", "infiltration", "head")]
+        parts = [part(view, _percent(r[view])) for view in views if view in r]
+        lines.append(f"  {m} {'  '.join(parts)}")
+    parts = [
+        part("macro_f1", f"{r['macro_f1']:.3f}"),
+        part("worst_class", _percent(r["worst_class"])),
+        part("client_mean", spread("client")),
+    ]
+    lines.append(f"  {'  '.join(parts)}")
+    if "personal_mean" in r:
+        lines.append(f"  {part('personal_mean', spread('personal'))}")
+    if "val_acc" in r:
+        lines.append(f"  {part('val_acc', _percent(r['val_acc']))}")
+    for name in ("client_test", "holdout"):
+        if f"{name}_acc" in r:
+            value = f"{_percent(r[f'{name}_acc'])}, by client {spread(name)}"
+            lines.append(f"  {part(f'{name}_acc', value)}")
     lines.append(f"run folder {summary.folder}")
-    return "\n".join(lines)
+    meanings = (f"  {shown}: {meaning}" for shown, meaning in named.items())
+    return "\n".join([*lines, "where", *meanings])
 
 
 def list_registry(kind: str) -> rich.table.Table:

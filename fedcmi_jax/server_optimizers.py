@@ -5,6 +5,9 @@ Algorithm 2 of arXiv 2003.00295 (version 5). With Delta_t the clients' mean upda
   x_{t+1} = x_t + eta m_t / (sqrt(v_t) + tau),   v_{-1} = tau^2
 There is no bias correction, and tau stands outside the root. Like every optax optimizer
 these take a gradient: the round feeds them -Delta_t.
+
+The default learning rates are the best of a grid on noisy-digits (FedAvg, Dirichlet
+alpha 0.3, 40 rounds, one seed), on a fifth of the training samples held out.
 """
 
 import inspect
@@ -148,7 +151,7 @@ def fed_yogi(
 
 
 def fed_avgm(
-    learning_rate: float = 0.3, *, momentum: float = MOMENTUM
+    learning_rate: float = 1.0, *, momentum: float = MOMENTUM
 ) -> optax.GradientTransformation:
     """FedAvgM: m_t = beta m_{t-1} + Delta_t,  x_{t+1} = x_t + eta m_t.
 
@@ -177,7 +180,7 @@ def fed_avgm(
     return optax.sgd(learning_rate, momentum=momentum)
 
 
-def optax_adam(learning_rate: float = 0.01) -> optax.GradientTransformation:
+def optax_adam(learning_rate: float = 0.03) -> optax.GradientTransformation:
     """Adam as optax has it, bias-corrected, v_{-1} = 0: not the paper's FedAdam.
 
     Args:
@@ -201,7 +204,7 @@ def optax_adam(learning_rate: float = 0.01) -> optax.GradientTransformation:
     return optax.adam(learning_rate, b1=BETA_1, b2=BETA_2, eps=TAU)
 
 
-def optax_yogi(learning_rate: float = 0.01) -> optax.GradientTransformation:
+def optax_yogi(learning_rate: float = 0.03) -> optax.GradientTransformation:
     """Yogi as optax has it, bias-corrected, m_{-1} = 1e-6: not the paper's FedYogi.
 
     Args:

@@ -104,6 +104,49 @@ def take_share(
     return Partition(partition.order[~taken], left.astype(np.int64)), held
 
 
+def take_clients(
+    partition: Partition,
+    available: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[Partition, np.ndarray, Held, np.ndarray]:
+    """Takes whole clients, drawn uniformly without replacement.
+
+    Args:
+      partition: Which sample belongs to which client.
+      available: [N, M] table of who has what.
+      count: h, clients to take.
+      rng: Source of the draw; left alone where the count is 0.
+
+    Returns:
+      The partition and the table [N - h, M] of the others, renumbered in their order;
+      the samples of those taken, ``clients`` in [0, h); and their table [h, M].
+
+    Raises:
+      ValueError: count is negative or leaves no client.
+
+    Example:
+      >>> parts = Partition(np.arange(6), np.array([3, 2, 1]))
+      >>> rng, has = np.random.default_rng(0), np.ones((3, 2), bool)
+      >>> left, _, held, _ = take_clients(parts, has, 1, rng)
+      >>> left.num_clients, left.sizes.sum() + len(held.rows)
+      (2, np.int64(6))
+    """
+    if not 0 <= count < partition.num_clients:
+        raise ValueError(
+            f"holdout_clients: {count} of {partition.num_clients} clients; give 0 to "
+            f"{partition.num_clients - 1}, so that somebody trains"
+        )
+    away = np.zeros(partition.num_clients, bool)
+    if count:
+        away[rng.choice(partition.num_clients, count, replace=False)] = True
+    taken = np.repeat(away, partition.sizes)
+    left = Partition(partition.order[~taken], partition.sizes[~away])
+    clients = np.repeat(np.arange(count), partition.sizes[away])
+    held = Held(partition.order[taken], clients)
+    return left, available[~away], held, available[away]
+
+
 def _mark(
     taken: np.ndarray,
     partition: Partition,

@@ -28,7 +28,7 @@ TEST_SAMPLES = 2_000
 DEFAULTS = ("--rounds=5", "--partition.name=iid", "--local.learning-rate=0.3")
 """Flags of a sweep unless given: few rounds of one large step."""
 CHUNK_SIZE = 100
-"""Clients computed together; small clients want many (BUILD_NOTES, Speed)."""
+"""Clients computed together; small clients want many (docs/speed.md)."""
 
 
 def sized(config: Config, clients: int, participation: float) -> Config:

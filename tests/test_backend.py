@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from fedcmi_jax import backend, doctor
+from fedcmi_jax import backend
+from fedcmi_jax.bench import peers
 from fedcmi_jax.cli import main
 
 JAXLIB = importlib.metadata.version("jaxlib")
@@ -148,6 +150,19 @@ def test_peers_start_without_the_flag():
     assert backend.unguarded({"A": "1"}) == {"A": "1"}
 
 
+def test_a_peer_does_not_see_the_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_a=1 {backend.FLAG}")
+    python = tmp_path / ".venv-torch" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (tmp_path / "torch_loop.py").write_text(
+        "import json, os; print(json.dumps({'flags': os.environ['XLA_FLAGS']}))"
+    )
+    with peers.Peer("torch", tmp_path / "spec.json") as peer:
+        assert peer.ready == {"flags": "--xla_a=1"}
+
+
 @pytest.mark.parametrize(
     ("jaxlib", "reports"),
     [
@@ -173,13 +188,20 @@ def test_doctor_fails_where_sums_are_wrong(monkeypatch, capsys):
     assert "to do       nothing" not in printed
 
 
-def test_doctor_tells_of_missing_devices():
-    def check():
-        raise RuntimeError("Unable to initialize backend 'cuda'")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Unable to\ninitialize"), AssertionError()]
+)
+@pytest.mark.parametrize("command", ["doctor", "bench"])
+def test_missing_devices_are_one_line(command, error, monkeypatch, capsys):
+    def devices():
+        raise error
 
-    found = doctor.diagnose(check)
-    assert not found.healthy
-    assert "JAX_PLATFORMS" in found.to_do[0]
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert main([command]) == {"doctor": 1, "bench": 2}[command]
+    captured = capsys.readouterr()
+    (line,) = [s for s in (captured.out + captured.err).splitlines() if "cuda" in s]
+    assert "JAX cannot start" in line
 
 
 def test_doctor_takes_no_arguments(capsys):

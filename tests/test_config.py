@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedcmi_jax import config as configs
-from fedcmi_jax.experiment import build
+from fedcmi_jax.experiment import build, measure
 from fedcmi_jax.presets import PRESETS, preset
 
 ENTRIES = [(kind, name) for kind, known in configs.REGISTRIES.items() for name in known]
@@ -103,10 +103,18 @@ def test_from_dict_names_what_is_wrong(values, message):
         ({"probe_fraction": 1.0}, "probe_fraction: 1.0"),
         ({"validation_fraction": 1.0}, "validation_fraction: 1.0"),
         ({"validation_fraction": -0.1}, "validation_fraction: -0.1"),
-        ({"validation_fraction": 0.001}, "validation_fraction: 0.001 of 60 .* none"),
+        ({"validation_fraction": 0.001}, "validation_fraction: its share of 60 .* no"),
+        ({"client_test_fraction": 1.0}, "client_test_fraction: 1.0"),
+        ({"client_test_fraction": 0.001}, "client_test_fraction: its share of 60"),
         (
             {"validation_fraction": 0.5, "probe_fraction": 0.5},
-            "probe_fraction 0.5 and validation_fraction 0.5 leave no samples",
+            r"probe_fraction 0.5 \+ validation_fraction 0.5 leave nothing to train",
+        ),
+        ({"holdout_clients": -1}, "holdout_clients: -1 is negative"),
+        ({"holdout_clients": 4}, "holdout_clients: 4 of 4 clients; give at most 3"),
+        (
+            {"holdout_clients": 3},
+            "clients_per_round: 2 is more than clients: 4 less holdout_clients: 3",
         ),
         ({"clients": 61, "clients_per_round": 2}, "num_clients=61"),
         ({"local": {"batch_size": 0}}, "local.batch_size: 0"),
@@ -209,3 +217,45 @@ def test_the_validation_split_is_drawn_after_everything_else():
         for b in (split, plain)
     )
     assert ours < theirs
+
+
+def test_a_fixed_partition_is_that_of_seed_0():
+    def data(**values):
+        values = {"validation_fraction": 0.2, "holdout_clients": 1} | values
+        built = build(tiny(partition={"name": "dirichlet"}, **values))
+        federation = built.federation
+        arrays = (*federation.inputs.values(), federation.sizes, federation.available)
+        return [np.asarray(x) for x in arrays], built.key
+
+    first, key = data(seed=0)
+    fixed, other_key = data(seed=7, fixed_partition=True)
+    own, _ = data(seed=7)
+    for ours, theirs in zip(fixed, first, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert key != other_key
+    assert own[0].shape != first[0].shape or not np.array_equal(own[0], first[0])
+
+
+def test_the_natural_clients_must_leave_somebody_to_train():
+    dataset = TINY["dataset"] | {"natural_clients": 5}
+    values = {"dataset": dataset, "partition": {"name": "natural"}, "clients": 0}
+    with pytest.raises(ValueError, match="holdout_clients: 5 of 5 clients"):
+        build(tiny(**values, holdout_clients=5))
+    with pytest.raises(ValueError, match="clients: 5 less holdout_clients: 4"):
+        build(tiny(**values, holdout_clients=4))
+
+
+def test_an_experiment_like_another_compiles_nothing_anew():
+    first = build(tiny(method={"name": "fedavg"}, seed=0))
+    second = build(tiny(method={"name": "fedavg"}, seed=1), like=first)
+    alone = build(tiny(method={"name": "fedavg"}, seed=1))
+    results = []
+    for built in (first, second, alone):
+        state = built.algorithm.init(built.key, built.federation)
+        state, _ = built.algorithm.run(state, built.federation, np.int32(1))
+        results.append(measure(built, state))
+    assert results[1] == results[2] != results[0]
+    assert second.algorithm.run._cache_size() == 1
+    assert second.measures.compiled.views.whole._cache_size() == 1
+    with pytest.raises(ValueError, match="like: .* more than the seed"):
+        build(tiny(method={"name": "fedavg"}, rounds=3), like=first)

@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
+import fedcmi_jax as fc
 from fedcmi_jax.data import REGISTRY, Split, base, check_dataset, load
 from fedcmi_jax.data._digits import digit_splits, split_indices
 from fedcmi_jax.data.cg_digits import CLASS_COLORS, colorize
@@ -91,6 +92,14 @@ def test_bad_option_is_named_in_one_line(name, options, argument):
         ({"labels": np.zeros(0, np.int32)}, "no samples"),
         ({"labels": np.zeros(3, np.int32)}, "2 samples for 3 labels"),
         ({"clients": np.zeros(1, np.int32)}, "1 client ids for 2 labels"),
+        ({"labels": np.array([0, 1.5])}, "row 1: label 1.5 is no integer"),
+        ({"labels": np.array([0, np.nan])}, "row 1: label nan is no integer"),
+        ({"labels": np.array([0, np.inf])}, "row 1: label inf"),
+        ({"labels": np.array([0.0, 1.0])}, r"row 0: label 0.0 .*astype\(np.int32\)"),
+        ({"labels": np.array([True, False])}, r"bool; .*astype\(np.int32\)"),
+        ({"labels": np.array(["cat", "dog"])}, "row 0: label cat .*class_names"),
+        ({"labels": np.array(["cat", 1], object)}, "row 0: label cat"),
+        ({"labels": np.eye(2, dtype=np.int32)}, r"labels of shape \(2, 2\)"),
     ],
 )
 def test_check_dataset_refuses_unsound_splits(change, message):
@@ -105,6 +114,63 @@ def test_check_dataset_names_the_row_that_is_not_finite():
     dataset.train.inputs["weak"][3, 5] = np.nan
     with pytest.raises(ValueError, match="'weak', row 3: value is not finite"):
         check_dataset(dataset)
+
+
+@pytest.mark.parametrize("integer", [np.int8, np.uint8, np.int64, np.uint64])
+def test_check_dataset_takes_every_integer_type(integer):
+    dataset = load("synthetic", train_samples=4, test_samples=2)
+    split = dataset.train._replace(labels=dataset.train.labels.astype(integer))
+    changed = dataset._replace(train=split)
+    assert check_dataset(changed) is changed
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.float32(1e30), r"magnitude 1e\+30 is above 1.84e\+19, .*rescale"),
+        (np.float32(-1e30), r"magnitude 1e\+30"),
+        (np.float64(1e300), r"magnitude 1e\+300"),
+        (np.float16(np.nan), "not finite"),
+        (np.float64(-np.inf), "not finite"),
+        (np.int64(2**40), "does not fit int32"),
+        (np.uint32(2**31), "does not fit int32"),
+    ],
+)
+def test_check_dataset_refuses_numbers_that_overflow(values, message):
+    dataset = load("synthetic", train_samples=4, test_samples=2)
+    inputs = np.ones((4, 5), values.dtype)
+    inputs[2, 1] = values
+    dataset.train.inputs["weak"] = inputs
+    with pytest.raises(
+        ValueError, match=f"train split, modality 'weak', row 2: .*{message}"
+    ):
+        check_dataset(dataset)
+
+
+@pytest.mark.parametrize(
+    "values", [np.float16(60000), np.float32(1.8e19), np.int64(-5), np.uint8(255)]
+)
+def test_check_dataset_takes_numbers_whose_squares_are_finite(values):
+    dataset = load("synthetic", train_samples=4, test_samples=2)
+    dataset.train.inputs["weak"] = np.full((4, 5), values)
+    dataset.test.inputs["weak"] = np.full((2, 5), values)
+    assert check_dataset(dataset) is dataset
+
+
+@pytest.mark.parametrize("label", [1.5, np.nan, 2.0, 99])
+def test_labels_are_checked_where_a_data_set_enters_unchecked(label):
+    dataset = load("synthetic", train_samples=8, test_samples=2)
+    parts = fc.partition.iid(dataset.train, 2, rng())
+    federation = fc.build_federation(dataset, parts)
+    labels = dataset.train.labels.astype(type(label))
+    labels[3] = label
+    bad = dataset.train._replace(labels=labels)
+    with pytest.raises(ValueError, match="row [03]: label"):
+        fc.build_federation(dataset._replace(train=bad), parts)
+    encoders = {m: fc.models.mlp(features=2) for m in dataset.modalities}
+    model = fc.models.classifier(encoders, dataset.shapes, dataset.num_classes)
+    with pytest.raises(ValueError, match="test split, row [03]: label"):
+        fc.build_evaluator(model, bad, federation)
 
 
 @pytest.mark.parametrize("test_fraction", [0.05, 0.2, 0.5, 0.9])
@@ -278,16 +344,20 @@ def test_check_dataset_looks_at_large_arrays_piece_by_piece(monkeypatch):
     dataset.train.inputs["weak"][77, 5] = np.inf
     row_bytes = 8 * 4
     monkeypatch.setattr(base, "_CHECKED_BYTES", 10 * row_bytes)
-    looked_at, isfinite = [], np.isfinite
+    looked_at = []
 
-    def spy(values):
-        looked_at.append(len(values))
-        return isfinite(values)
+    class Spy(np.ndarray):
+        def __getitem__(self, rows):
+            if isinstance(rows, slice):
+                looked_at.append((rows.start, rows.stop))
+            return np.asarray(self)[rows]
 
-    monkeypatch.setattr(np, "isfinite", spy)
+    for name, values in dataset.train.inputs.items():
+        dataset.train.inputs[name] = values.view(Spy)
     with pytest.raises(ValueError, match="train split, modality 'weak', row 77"):
         check_dataset(dataset)
-    assert looked_at == [10] * 10 + [10] * 8
+    pieces = [(i, i + 10) for i in range(0, 100, 10)]
+    assert looked_at == pieces + pieces[:8]  # each piece once, until the bad one
 
 
 def test_check_dataset_takes_token_ids():

@@ -167,3 +167,24 @@ def test_mistakes_take_one_line(flags, message, tmp_path, monkeypatch):
         described(*flags)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_held_out_is_said():
+    text = described(
+        "--partition.name=iid",
+        "--validation-fraction=0.2",
+        "--client-test-fraction=0.1",
+        "--holdout-clients=1",
+    )
+    first, *lines = text.splitlines()
+    assert "70 training samples at 5 clients" in first
+    assert lines[:3] == [
+        "20 more samples are the clients' validation samples",
+        "10 more samples are the clients' own test samples",
+        "20 more samples are for testing only; held-out clients: 1",
+    ]
+    assert "held by no client" not in text
+    assert row(text, "samples") == ["14", "14", "14", "14"]
+    assert row(text, "validation") == ["4", "4", "4", "4"]
+    assert row(text, "own test") == ["2", "2", "2", "2"]
+    assert row(text, "0")[:3] == ["14", "4", "2"]

@@ -9,6 +9,7 @@ import fedcmi_jax as fc
 from fedcmi_jax import evaluation
 from fedcmi_jax.dealing import deal
 from fedcmi_jax.experiment import build, measure
+from fedcmi_jax.methods.base import is_set
 from tests.problems import (
     AVAILABLE,
     MODALITIES,
@@ -194,3 +195,26 @@ def test_validation_samples_lack_nothing():
     present = dealt.dataset.train.available
     assert present[dealt.validation.rows].all()
     assert (present[dealt.partition.order].sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "personal"),
+    [
+        ({"name": "fedcmi"}, False),
+        ({"name": "fedcmi", "personal_infiltration": True}, True),
+        ({"name": "fedmsplit"}, True),
+    ],
+)
+def test_personal_columns_are_of_methods_with_personal_blocks(method, personal):
+    built = build(tiny(method=method))
+    assert built.personal == personal
+    state = built.algorithm.init(built.key, built.federation)
+    measured = measure(built, state)
+    assert any(n.startswith("personal") for n in measured) == personal
+
+
+def test_a_chain_starts_as_its_parts_do():
+    plain = fc.chain(fc.methods.fedcmi(), fc.methods.fedprox(mu=0.1))
+    assert not is_set(plain, "start")
+    own = fc.methods.fedcmi(personal_infiltration=True)
+    assert is_set(fc.chain(own, fc.methods.fedprox(mu=0.1)), "start")

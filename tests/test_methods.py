@@ -11,7 +11,6 @@ import optax
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.coverage import distances, greedy
 from fedcmi_jax.methods.base import Cohort, Finished, in_window
 from fedcmi_jax.prototypes import (
     ClassSums,
@@ -23,11 +22,9 @@ from fedcmi_jax.prototypes import (
     true_class_scores,
 )
 from tests.problems import (
-    SIZES,
     algorithm,
     assert_close,
     assert_equal,
-    compiled,
     federation,
     model,
     rounds,
@@ -379,86 +376,6 @@ def test_scaffold_server_variate_is_the_mean_of_the_clients():
     assert_close(state.shared, mean, rtol=1e-4, atol=1e-5)
 
 
-# --- Power-of-Choice ------------------------------------------------------------------
-
-
-def test_powd_picks_the_greatest_losses():
-    """By hand: losses of all clients, computed directly, the two greatest train."""
-    net, fed = model("classifier"), federation(np.ones((5, 2), bool))
-    problem = algorithm(
-        fc.methods.power_of_choice(candidates=5), net, clients_per_round=2
-    )
-    start = problem.init(jax.random.key(0), fed)
-    _, info = jax.jit(problem.round)(start, fed)
-    losses = []
-    for offset, size in zip(fed.offsets.tolist(), SIZES, strict=True):
-        rows = slice(offset, offset + size)
-        batch = fc.Batch(
-            {m: x[rows] for m, x in fed.inputs.items()},
-            fed.labels[rows],
-            jnp.ones(size),
-            jnp.ones((size, 2)),
-            jnp.arange(size),
-        )
-        logits = net.apply(start.params, start.batch_stats, batch, False)[0].logits
-        log_probs = jax.nn.log_softmax(logits)
-        losses.append(-float(log_probs[jnp.arange(size), batch.labels].mean()))
-    expected = np.argsort(losses)[-2:]
-    assert set(info.cohort.tolist()) == set(expected.tolist())
-
-
-def test_powd_candidates_are_drawn_by_size():
-    powd = module("power_of_choice")
-    sizes = jnp.array([1, 1, 98])
-    draws = [
-        powd.candidate_clients(jax.random.key(i), sizes, 1, "by_size").item()
-        for i in range(200)
-    ]
-    # Client 2 has 98 % of the samples; 3 standard deviations of 200 draws are 3 %.
-    assert np.mean(np.array(draws) == 2) > 0.95
-    both = powd.candidate_clients(jax.random.key(0), sizes, 3, "by_size")
-    assert sorted(both.tolist()) == [0, 1, 2]
-
-
-def test_powd_averages_by_hand():
-    """All of d = K candidates are chosen, whatever their losses are."""
-    net, fed = model("classifier"), federation(np.ones((5, 2), bool))
-    alone = algorithm(
-        fc.Method(
-            init_shared=lambda *_: jnp.zeros(1, jnp.int32),
-            select=lambda server, key: (server.shared, fed.available[server.shared]),
-        ),
-        net,
-        clients_per_round=1,
-    )
-    start = alone.init(jax.random.key(0), fed)
-    for average in ("uniform", "by_size"):
-        method = fc.methods.power_of_choice(
-            candidates=2, draw="uniform", average=average
-        )
-        state, info = rounds(algorithm(method, net, clients_per_round=2), fed, 1)
-        p = np.array(SIZES)[info.cohort] if average == "by_size" else np.ones(2)
-        first, second = (
-            compiled(alone)(start._replace(shared=i[None]), fed)[0].params
-            for i in info.cohort
-        )
-        p = p / p.sum()
-        mean = jax.tree.map(lambda a, b, p=p: p[0] * a + p[1] * b, first, second)
-        assert_close(state.params, mean)
-
-
-def test_powd_a_client_without_samples_has_no_weight():
-    weight = fc.methods.power_of_choice().weight
-    client = fc.methods.Client(*[None] * 5, _Data(0), None, None)
-    assert float(weight(client)) == 0.0
-    assert float(weight(client._replace(data=_Data(7)))) == 1.0
-
-
-def test_powd_refuses_too_few_candidates():
-    with pytest.raises(ValueError, match="candidates: 2 is fewer"):
-        algorithm(fc.methods.power_of_choice(candidates=2), clients_per_round=3)
-
-
 # --- FedMSplit ------------------------------------------------------------------------
 
 
@@ -483,97 +400,6 @@ def test_msplit_without_mixing_is_everybody_alone():
     )
     one, _ = rounds(algorithm(alone, clients_per_round=1), fed, 2)
     assert_close(jax.tree.map(lambda x: x[2], state.memory), one.params)
-
-
-# --- BMSFed ---------------------------------------------------------------------------
-
-
-def line(positions):
-    x = jnp.array(positions)[:, None]
-    return distances(x, x)
-
-
-def test_bmsfed_greedy_order_on_six_clients():
-    """Clients on a line at 0, 1, 2, 10, 11, 30; the pool is everybody."""
-    table = line([0.0, 1.0, 2.0, 10.0, 11.0, 30.0])
-    ids, use = greedy(
-        jax.random.key(0),
-        table,
-        table,
-        table,
-        jnp.ones(6),
-        jnp.ones(6),
-        jnp.ones((6, 2)),
-        cohort_size=6,
-        threshold=1.0,
-    )
-    # Sums of distances: 54, 50, 48, 48, 50, 126; 48 twice, the first is client 2. Then
-    # the gain of adding j: 11 leaves 2 + 1 + 0 + 1 + 0 + 19 = 23, 10 leaves 24, 30
-    # leaves 2 + 1 + 8 + 9 = 20: client 5. Then 10 leaves 2 + 1 + 1 = 4, 11 also: 3.
-    # Then 0 or 1 leave 1 + 1 = 2, 11 leaves 3: client 0. Left are 1 and 4, 1 each.
-    assert ids.tolist() == [2, 5, 3, 0, 1, 4]
-    np.testing.assert_array_equal(use, np.ones((6, 2)))
-
-
-def test_bmsfed_restricts_unbalanced_clients_to_the_weak_modality():
-    """Where the first modality leads, client 1 beyond theta, it trains the second."""
-    joint = line([0.0, 1.0, 2.0])
-    weak = line([9.0, 0.0, -9.0])  # client 1 covers the others best
-    balances = jnp.array([1.0, 3.0, 1.0])
-    ids, use = greedy(
-        jax.random.key(0),
-        joint,
-        joint,
-        weak,
-        balances,
-        jnp.ones(3),
-        jnp.ones((3, 2)),
-        cohort_size=1,
-        threshold=2.0,
-    )
-    assert ids.tolist() == [1]
-    np.testing.assert_array_equal(use, [[0, 1]])
-    mirrored, other = greedy(
-        jax.random.key(0),
-        joint,
-        weak,
-        joint,
-        1 / balances,
-        jnp.ones(3),
-        jnp.ones((3, 2)),
-        cohort_size=1,
-        threshold=2.0,
-    )
-    assert mirrored.tolist() == [1]
-    np.testing.assert_array_equal(other, [[1, 0]])
-    free, both = greedy(
-        jax.random.key(0),
-        joint,
-        joint,
-        weak,
-        balances,
-        jnp.ones(3),
-        jnp.ones((3, 2)),
-        cohort_size=1,
-        threshold=jnp.inf,
-    )
-    assert free.tolist() == [1]
-    np.testing.assert_array_equal(both, [[1, 1]])
-
-
-def test_bmsfed_surveys_everybody_once():
-    fed = federation()
-    problem = algorithm(fc.methods.bmsfed(), clients_per_round=2)
-    first, _ = rounds(problem, fed, 1)
-    assert float(first.shared.probed) == 1.0
-    norms = sum(jnp.abs(x).sum(1) for x in first.memory.single.values())
-    assert bool((norms > 0).all())  # also those outside the cohort, with a real rate
-    table = first.shared.distances
-    assert_close(table, table.T)
-    np.testing.assert_array_equal(jnp.diagonal(table), 0)
-    multimodal = np.flatnonzero(np.asarray(fed.available).sum(1) == 2)
-    apart = np.asarray(table)[np.ix_(multimodal, multimodal)]
-    assert (apart[~np.eye(len(multimodal), dtype=bool)] > 0).all()
 
 
 @pytest.mark.parametrize(

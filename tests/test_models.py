@@ -298,3 +298,82 @@ def test_resnet18_has_the_published_parameters(frames):
         )
     )
     assert y.shape == (2, 512)
+
+
+class Normalised(nn.Module):
+    """An encoder of a user: a dense layer and a norm, two modules deep."""
+
+    norm: str
+
+    @nn.compact
+    def __call__(self, x, mask, train):
+        return Inner(self.norm, name="trunk")(x, mask, train)
+
+
+class Inner(nn.Module):
+    norm: str
+
+    @nn.compact
+    def __call__(self, x, mask, train):
+        x = nn.Dense(6)(x)
+        if self.norm == "stock":
+            return nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        if self.norm == "by argument":
+            return nn.BatchNorm(name="norm")(x, not train)
+        if self.norm == "with mask":
+            norm = nn.BatchNorm(use_running_average=not train, name="norm")
+            return norm(x, mask=mask[:, None])
+        if self.norm == "vmapped":
+            lifted = nn.vmap(
+                nn.BatchNorm,
+                variable_axes={"params": 0, "batch_stats": 0},
+                split_rngs={"params": True},
+                in_axes=1,
+                out_axes=1,
+            )
+            y = lifted(use_running_average=not train, name="norm")(x[..., None])
+            return y[..., 0]
+        if self.norm == "frozen":
+            return nn.BatchNorm(use_running_average=True)(x)
+        if self.norm == "masked":
+            x, scale, shift = BatchNorm()(x, mask, train)
+            return x * scale[None] + shift[None]
+        return {"layer": nn.LayerNorm, "group": lambda: nn.GroupNorm(2)}[self.norm]()(x)
+
+
+def build_with(kind, norm):
+    encoders = {"a": fc.models.mlp(features=4), "b": Normalised(norm)}
+    options = {"width": 4} if kind == "two_projector" else {}
+    build = getattr(fc.models, kind)
+    return build(encoders, {"a": (3,), "b": (5,)}, 2, **options)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "two_projector"])
+@pytest.mark.parametrize("norm", ["stock", "by argument", "with mask", "vmapped"])
+def test_a_stock_batch_norm_is_refused(kind, norm):
+    with pytest.raises(ValueError, match="modality 'b': trunk/norm is") as error:
+        build_with(kind, norm)
+    assert "fedcmi_jax.models.layers" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "masked", "layer", "group"])
+def test_norms_that_padding_does_not_touch_are_taken(norm):
+    built = build_with("classifier", norm)
+    apply = jax.jit(built.apply, static_argnums=3)
+    params, stats = built.init(jax.random.key(0))
+    rows = {"a": normal(5, 3), "b": normal(5, 5, seed=1)}
+    padded = {m: jnp.concatenate([x, 9 + x[:2]]) for m, x in rows.items()}
+
+    def logits(inputs):
+        n = len(inputs["a"])
+        batch = fc.Batch(
+            inputs,
+            labels=jnp.zeros(n, jnp.int32),
+            valid=(jnp.arange(n) < 5).astype(jnp.float32),
+            available=jnp.ones((n, 2)),
+            positions=jnp.arange(n),
+        )
+        return apply(params, stats, batch, True)[0].logits[:5]
+
+    np.testing.assert_allclose(logits(padded), logits(rows), rtol=1e-5, atol=1e-5)

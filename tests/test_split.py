@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcmi_jax.partition import Partition
-from fedcmi_jax.split import largest_remainder, take_share
+from fedcmi_jax.split import largest_remainder, take_clients, take_share
 
 
 def rng(seed=0):
@@ -124,3 +124,42 @@ def test_what_is_left_keeps_its_order():
 def test_impossible_fractions(fraction):
     with pytest.raises(ValueError, match=r"fraction: .* is outside \[0, 1\)"):
         take_share(*dealt([4]), fraction, rng())
+
+
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=2, max_size=8), seed=st.integers(0, 9)
+)
+@settings(max_examples=30, deadline=None)
+def test_clients_taken_whole(sizes, seed):
+    parts, _ = dealt(sizes)
+    has = rng(seed).random((len(sizes), 2)) < 0.5
+    count = seed % len(sizes)
+    left, table, held, others = take_clients(parts, has, count, rng(seed))
+    assert left.num_clients == len(table) == len(sizes) - count
+    kept = np.concatenate([left.order, held.rows])
+    assert sorted(kept.tolist()) == list(range(sum(sizes)))
+    whole = [tuple(x) for x in np.split(parts.order, np.cumsum(parts.sizes)[:-1])]
+    ours = [tuple(x) for x in np.split(left.order, np.cumsum(left.sizes)[:-1])]
+    taken = [tuple(held.rows[held.clients == i]) for i in range(count)]
+    pairs = list(zip(whole, has.tolist(), strict=True))
+    again = list(zip([*ours, *taken], [*table.tolist(), *others.tolist()], strict=True))
+    assert sorted(pairs) == sorted(again)
+
+
+def test_the_clients_taken_are_drawn():
+    parts, _ = dealt(list(range(1, 9)))
+    has = np.ones((8, 1), bool)
+    sizes = {
+        tuple(take_clients(parts, has, 2, rng(s))[0].sizes.tolist()) for s in range(9)
+    }
+    assert len(sizes) > 3
+    source = rng()
+    take_clients(parts, has, 0, source)
+    assert source.random() == rng().random()
+
+
+@pytest.mark.parametrize("count", [-1, 2, 3])
+def test_somebody_must_be_left(count):
+    parts, _ = dealt([4, 4])
+    with pytest.raises(ValueError, match=f"holdout_clients: {count} of 2 clients"):
+        take_clients(parts, np.ones((2, 1), bool), count, rng())

@@ -34,6 +34,7 @@ class PairedThings(tfds.core.GeneratorBasedBuilder):
                     "words": tfds.features.Text(),
                     "kind": tfds.features.ClassLabel(names=["cat", "dog"]),
                     "number": tfds.features.Scalar(np.int64),
+                    "size": tfds.features.Scalar(np.float32),
                 }
             ),
             disable_shuffling=True,
@@ -53,6 +54,7 @@ class PairedThings(tfds.core.GeneratorBasedBuilder):
                     "words": "some",
                     "kind": i % 2,
                     "number": i % 3,
+                    "size": i / 2,
                 },
             )
 
@@ -102,6 +104,8 @@ def test_a_folder_slices_and_labels_that_are_numbers(folder):
         ("no_such_thing", MODALITIES, {}, "TFDS knows no such data set"),
         ("paired_things", {"a": "sound"}, {}, "no feature 'sound'"),
         ("paired_things", MODALITIES, {"label": "klass"}, "no feature 'klass'"),
+        ("paired_things", MODALITIES, {"label": "size"}, "row 1: label 0.5 is no int"),
+        ("paired_things", MODALITIES, {"label": "vector"}, "labels of shape (6, 2)"),
         ("paired_things", {}, {}, "name one or more features"),
         ("paired_things", MODALITIES, {"test": "validation"}, "validation"),
         ("paired_things", {"a": "ragged"}, {}, "row 1: 'ragged' has shape (2,)"),

@@ -31,7 +31,7 @@ class Workload:
       epochs: Local epochs.
       batch_size: B.
       clients: Client counts to run.
-      chunk_size: Clients mapped together (on CPU; measured, see BUILD_NOTES).
+      chunk_size: Clients mapped together (on CPU; measured, see docs/speed.md).
     """
 
     description: str

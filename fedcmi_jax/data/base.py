@@ -9,6 +9,10 @@ _CHECKED_BYTES = 1 << 24
 """Bytes of an array looked at together: no copy of a large memory map, little Python
 per sample. 16 MiB stay in a processor's cache or near it."""
 
+MAX_INPUT = float(np.sqrt(np.finfo(np.float32).max))
+"""About 1.8e19. The square of anything larger is no float32, and norms, variances and
+gradients take squares."""
+
 
 class Split(NamedTuple):
     """Samples of one split, on the host.
@@ -19,7 +23,7 @@ class Split(NamedTuple):
       labels: [n] int32 in [0, C).
       clients: [n] int32 natural client ids (speaker, volunteer...), or None.
       available: [n, M] bool, which modalities a sample has, in the data set's order;
-        what it lacks may hold any finite number. None: all of them.
+        what it lacks may hold any number that ``check_dataset`` takes. None: all.
     """
 
     inputs: dict[str, np.ndarray]
@@ -69,19 +73,15 @@ def check_dataset(dataset: Dataset) -> Dataset:
 
     Raises:
       ValueError: A modality is missing from a split, lengths disagree, a split is
-        empty, a label is out of range or an input is not finite; names split, modality
-        and the first bad row.
+        empty, a label is no integer or out of range, an input is not finite or larger
+        than MAX_INPUT (of token ids: than int32 holds); names split, modality and the
+        first bad row.
     """
     for split_name, split in (("train", dataset.train), ("test", dataset.test)):
         where = f"dataset {dataset.name!r}, {split_name} split"
         if split.size == 0:
             raise ValueError(f"{where}: no samples; check the source files")
-        bad = np.flatnonzero((split.labels < 0) | (split.labels >= dataset.num_classes))
-        if bad.size:
-            raise ValueError(
-                f"{where}, row {bad[0]}: label {split.labels[bad[0]]} is outside "
-                f"[0, {dataset.num_classes}); fix the label or class_names"
-            )
+        check_labels(split.labels, dataset.num_classes, where)
         if set(split.inputs) != set(dataset.modalities):
             raise ValueError(
                 f"{where}: has modalities {sorted(split.inputs)}, expected "
@@ -93,12 +93,10 @@ def check_dataset(dataset: Dataset) -> Dataset:
                     f"{where}, modality {modality!r}: {len(values)} samples for "
                     f"{split.size} labels"
                 )
-            row = _first_not_finite(values)
+            row = _first_out_of_bounds(values)
             if row is not None:
-                raise ValueError(
-                    f"{where}, modality {modality!r}, row {row}: value is not finite; "
-                    "clean or drop the row"
-                )
+                fault = _fault(values[row])
+                raise ValueError(f"{where}, modality {modality!r}, row {row}: {fault}")
         if split.clients is not None and len(split.clients) != split.size:
             raise ValueError(
                 f"{where}: {len(split.clients)} client ids for {split.size} labels"
@@ -116,6 +114,50 @@ def check_dataset(dataset: Dataset) -> Dataset:
                     f"{where}, row {empty[0]}: the sample has no modality; drop it"
                 )
     return dataset
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Refuses labels that are no class indices.
+
+    They must have an integer type: whole numbers as floats, and booleans, are refused
+    too, because the package converts nothing that it might misread.
+
+    Args:
+      labels: [n].
+      num_classes: C.
+      where: Whose labels they are, for the message.
+
+    Raises:
+      ValueError: They are not one integer in [0, C) per sample; names the first bad
+        row.
+
+    Example:
+      >>> check_labels(np.array([0, 2]), 3, "train split")
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"{where}: labels of shape {labels.shape}; give one class index per sample"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        row, remedy = 0, "convert the labels with .astype(np.int32)"
+        if np.issubdtype(labels.dtype, np.floating):
+            whole = np.isfinite(labels) & (labels == np.floor(labels))
+            broken = np.flatnonzero(~whole)
+            if broken.size:
+                row, remedy = broken[0], "fix the label or drop the row"
+        elif labels.dtype != bool:
+            remedy = "give indices into class_names, as integers"
+        raise ValueError(
+            f"{where}, row {row}: label {labels[row]!s} is no integer but "
+            f"{labels.dtype}; {remedy}"
+        )
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if bad.size:
+        raise ValueError(
+            f"{where}, row {bad[0]}: label {labels[bad[0]]} is outside "
+            f"[0, {num_classes}); fix the label or class_names"
+        )
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -137,14 +179,41 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{option}={value!r}: choose from {', '.join(choices)}")
 
 
-def _first_not_finite(values: np.ndarray) -> int | None:
-    """First row of [n, ...] with a NaN or an infinity, read a few rows at a time."""
-    if not np.issubdtype(values.dtype, np.inexact):
+def _bounds(dtype: np.dtype) -> tuple[float, float] | None:
+    """Smallest and largest value of an input; None: its type holds nothing else."""
+    if np.issubdtype(dtype, np.floating):
+        return -MAX_INPUT, MAX_INPUT
+    if np.issubdtype(dtype, np.integer) and not np.can_cast(dtype, np.int32):
+        return float(np.iinfo(np.int32).min), float(np.iinfo(np.int32).max)
+    return None
+
+
+def _first_out_of_bounds(values: np.ndarray) -> int | None:
+    """First row of [n, ...] with an unsound value, read once, a few rows at a time."""
+    bounds = _bounds(values.dtype)
+    if bounds is None or values.size == 0:
         return None
+    low, high = bounds
     rows = max(1, _CHECKED_BYTES * len(values) // max(1, values.nbytes))
     for start in range(0, len(values), rows):
-        finite = np.isfinite(values[start : start + rows])
-        sound = finite.all(axis=tuple(range(1, finite.ndim)))
-        if not sound.all():
-            return start + int(np.flatnonzero(~sound)[0])
+        piece = values[start : start + rows]
+        # A NaN is neither; as Python floats, for float16 has no MAX_INPUT.
+        if low <= float(piece.min()) and float(piece.max()) <= high:
+            continue
+        flat = piece.reshape(len(piece), -1).astype(np.float64)
+        sound = ((flat >= low) & (flat <= high)).all(axis=1)
+        return start + int(np.flatnonzero(~sound)[0])
     return None
+
+
+def _fault(row: np.ndarray) -> str:
+    """What is wrong with a row that ``_first_out_of_bounds`` found."""
+    if not np.isfinite(row).all():
+        return "value is not finite; clean or drop the row"
+    worst = np.max(np.abs(np.asarray(row, np.float64)))
+    if np.issubdtype(row.dtype, np.integer):
+        return f"{worst:.3g} does not fit int32; token ids must"
+    return (
+        f"magnitude {worst:.3g} is above {MAX_INPUT:.3g}, its square overflows "
+        "float32; rescale the modality or drop the row"
+    )

@@ -5,6 +5,7 @@ hooks (probe, select, merge, conclude) run once per round. The record of default
 FedAvg; ``compose.chain`` makes one record of two.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,11 +28,13 @@ class Client(NamedTuple):
       batch_stats: Global BatchNorm statistics.
       shared: The method's server-side extras.
       memory: What the method remembers of this client.
-      data: The client's samples.
+      data: The client's samples, with the modalities it uses in this round.
       round: int32, counted from 0.
       learning_rate: float32.
       augmented: Whether training batches are augmented, so that what was computed on
         stored samples is not what a step's batch gives (static).
+      has: [M] float32, modalities that it has, also where ``Method.select`` lets it use
+        fewer in this round; None: those that it uses.
     """
 
     model: Model
@@ -43,6 +46,14 @@ class Client(NamedTuple):
     round: Array
     learning_rate: Array
     augmented: bool = False
+    has: Array | None = None
+
+    @property
+    def own_data(self) -> ClientData:
+        """Its samples with all modalities that it has, to measure on."""
+        if self.has is None:
+            return self.data
+        return dataclasses.replace(self.data, available=self.has)
 
     @property
     def available(self) -> dict[str, Array]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.coverage import distances, greedy
+from fedcmi_jax.federation import ClientData
 from fedcmi_jax.methods.base import (
     Client,
     Cohort,
@@ -54,7 +55,8 @@ class Memory(NamedTuple):
     """What is remembered of a client.
 
     Attributes:
-      both: Modality -> [P_m], its encoder's part of G_i, the last multimodal update.
+      both: Modality -> [P_m], its encoder's part of G_i, the last update with all
+        modalities that the client has; 0 where it lacks the modality.
       single: Modality -> [P_m], G_{i,m}, the last update of that encoder.
       balance: b_i = acc_a / acc_v of nearest prototypes; 1 at a unimodal client.
     """
@@ -67,7 +69,7 @@ class Memory(NamedTuple):
 def bmsfed(
     *,
     alpha: float = 2.0,
-    threshold: float = 2.0,
+    threshold: float = 1.0,
     selection: Selection = "balanced",
     grad_epochs: int = 1,
     drop_threshold: float | None = None,
@@ -83,23 +85,32 @@ def bmsfed(
     w is the second modality where b > 1, else the first. Client j' trains w alone if
     its own imbalance (b_j' > theta, or b_j' < 1 / theta) is strong enough, else j
     trains what it has; the chosen set's cover takes the minimum with its distances.
+    Ties go to the first in the random pool.
 
     Local loss, Pbar the global prototypes: PMR's (alpha CE(-||h_m - Pbar_m||, y) for
     the modality with the smaller score) with several modalities, CE(z, y) + alpha
     CE(-||h_m - Pbar_m||, y) with one. In round 0 all clients train ``grad_epochs``
     epochs for their first G, b and Pbar, and are reset.
 
+    After its training a chosen client's b_i and its share in Pbar are measured on its
+    trained model with all modalities that it HAS, as the public code does, also where
+    it trained one of two; its G_i is replaced where it trained all that it has, else
+    the trained G_{i,m} alone.
+
     Deviations from the public code, whose six defects are repaired: round 0 trains with
     the real learning rate; distance matrices are not overwritten; updates are averaged,
     not aliased; accuracies are clamped to 1 / n_i; a multimodal update renews G_{i,m}
-    too; dropping a modality leaves a defined loss. Pbar of a class nobody in the cohort
-    has stays as it was. Written for two modalities.
+    too; dropping a modality leaves a defined loss. A unimodal client keeps b_i = 1
+    (there it is measured on the modality that the client lacks), and its G_i, zero for
+    that modality, is renewed by its training too (there a vector of the wrong length).
+    Pbar of a class nobody in the cohort has stays as it was. Written for two
+    modalities.
 
     Args:
       alpha: Weight of the prototype loss, >= 0 (published command: 2).
-      threshold: theta, >= 1. Public code: 1.5 or 2 in its runs; its argument's default
-        of 1 restricts every client with the stronger modality ahead, and the strong
-        encoder then hardly trains.
+      threshold: theta, >= 1, how far the stronger modality may be ahead on a client
+        before that client trains the weaker one alone. Public code: 1 by default, 1.5
+        and 2 in its runs.
       selection: ``submodular`` never restricts the modality (DivFL-like), ``uniform``
         draws clients as FedAvg does; with alpha 0 that is FedAvg exactly.
       grad_epochs: Epochs of round 0's survey.
@@ -185,13 +196,13 @@ def bmsfed(
             own = class_means(sums)
             pmr = Method(loss=lambda c, o, b, _: balanced_loss(c, o, b, own, alpha))
             finished = server.train(pmr, grad_epochs, client, key)
-            _, memory = report(client, finished, stale=False)
+            b = balance(
+                client.model, client.data, client.params, client.batch_stats, own
+            )
+            memory = Memory(*updates(client, finished, stale=False), b)
             fine = jnp.stack(
                 [jnp.isfinite(x).all() for x in jax.tree.leaves((sums, memory))]
             ).all()
-            memory = memory._replace(
-                balance=balance(client, client.params, client.batch_stats, own)
-            )
             return jax.tree.map(
                 lambda x, other: jnp.where(fine, x, other),
                 (sums, memory),
@@ -278,37 +289,54 @@ def balanced_loss(
 
 def report(client: Client, finished: Finished, stale: bool) -> tuple[ClassSums, Memory]:
     """A client's class sums, updates G and balance after its training."""
-    sums = class_sums(client.model, client.data, finished.params, finished.batch_stats)
-    multimodal = client.data.available.sum() >= 2
+    model, data = client.model, client.own_data
+    trained = finished.params, finished.batch_stats
+    sums = class_sums(model, data, *trained)
+    b = balance(model, data, *trained, class_means(sums))
+    return sums, Memory(*updates(client, finished, stale), b)
+
+
+def updates(
+    client: Client, finished: Finished, stale: bool
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """``Memory.both`` and ``Memory.single``: G_i and G_{i,m} after a training.
+
+    Args:
+      client: The client.
+      finished: Its training.
+      stale: Whether a multimodal update leaves G_{i,m} as it is.
+    """
+    used = client.data.available.sum()
+    restricted = used < client.own_data.available.sum()
     both, single = {}, {}
-    for m, has in client.available.items():
+    for m, uses in client.available.items():
         before, after = client.params["encoder"][m], finished.params["encoder"][m]
-        update = flat(before) - flat(after)
-        both[m] = jnp.where(multimodal, update, client.memory.both[m])
-        renew = has * ~multimodal if stale else has
+        update = flat(before) - flat(after)  # 0 of an encoder that did not train
+        both[m] = jnp.where(restricted, client.memory.both[m], update)
+        renew = uses * (used == 1) if stale else uses
         single[m] = jnp.where(renew > 0, update, client.memory.single[m])
-    measured = balance(client, finished.params, finished.batch_stats, class_means(sums))
-    kept = jnp.where(multimodal, measured, client.memory.balance)
-    return sums, Memory(both, single, kept)
+    return both, single
 
 
 def balance(
-    client: Client, params: Params, batch_stats: Params, prototypes: Prototypes
+    model: Model,
+    data: ClientData,
+    params: Params,
+    batch_stats: Params,
+    prototypes: Prototypes,
 ) -> Array:
-    """b_i = acc_a / acc_v, accuracies clamped to 1 / n_i; 1 at a unimodal client."""
-    accuracies = nearest_accuracy(
-        client.model, client.data, params, batch_stats, prototypes
-    )
-    floor = 1.0 / jnp.maximum(client.data.num_examples, 1)
-    first, second = (jnp.maximum(accuracies[m], floor) for m in client.model.modalities)
-    return jnp.where(client.data.available.sum() >= 2, first / second, 1.0)
+    """b_i = acc_a / acc_v, accuracies clamped to 1 / n_i; 1 with one modality only."""
+    accuracies = nearest_accuracy(model, data, params, batch_stats, prototypes)
+    floor = 1.0 / jnp.maximum(data.num_examples, 1)
+    first, second = (jnp.maximum(accuracies[m], floor) for m in model.modalities)
+    return jnp.where(data.available.sum() >= 2, first / second, 1.0)
 
 
 def measure(client: Client, key: Array) -> Array:
     """b_i under the global model, with the client's own class means."""
     del key
-    sums = class_sums(client.model, client.data, client.params, client.batch_stats)
-    return balance(client, client.params, client.batch_stats, class_means(sums))
+    seen = client.model, client.data, client.params, client.batch_stats
+    return balance(*seen, class_means(class_sums(*seen)))
 
 
 def kept(balances: Array, threshold: float) -> Array:

@@ -1,5 +1,6 @@
 """The base multimodal classifier: one encoder per modality and a fusion (methods 0)."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -33,13 +34,13 @@ class Encoders:
         """Returns (params, batch_stats), both ``{modality: tree}``."""
         params, stats = {}, {}
         for i, m in enumerate(self.modalities):
-            sample = jnp.zeros((1, *self.shapes[m]))
-            variables = self.modules[m].init(
-                jax.random.fold_in(key, i), sample, jnp.ones(1), False
-            )
-            params[m] = variables["params"]
-            stats[m] = variables.get("batch_stats", {})
+            params[m], stats[m] = self._init_one(m, jax.random.fold_in(key, i))
         return params, stats
+
+    def _init_one(self, modality: str, key: Array) -> tuple[Params, Params]:
+        sample = jnp.zeros((1, *self.shapes[modality]))
+        variables = self.modules[modality].init(key, sample, jnp.ones(1), False)
+        return variables["params"], variables.get("batch_stats", {})
 
     def apply(
         self, params: Params, stats: Params, batch: Batch, train: bool
@@ -47,29 +48,75 @@ class Encoders:
         """Returns features h {modality: [B, F]} and the new batch statistics."""
         features, new_stats = {}, {}
         for i, m in enumerate(self.modalities):
-            features[m], updated = self.modules[m].apply(
-                {"params": params[m], "batch_stats": stats[m]},
-                batch.inputs[m],
-                batch.valid * batch.available[:, i],
-                train,
-                mutable=["batch_stats"],
+            mask = batch.valid * batch.available[:, i]
+            features[m], new_stats[m] = self._apply_one(
+                m, params[m], stats[m], batch.inputs[m], mask, train
             )
-            new_stats[m] = updated.get("batch_stats", {})
         return features, new_stats
 
+    def _apply_one(
+        self,
+        modality: str,
+        params: Params,
+        stats: Params,
+        x: Array,
+        mask: Array,
+        train: bool,
+    ) -> tuple[Array, Params]:
+        features, updated = self.modules[modality].apply(
+            {"params": params, "batch_stats": stats},
+            x,
+            mask,
+            train,
+            mutable=["batch_stats"],
+        )
+        return features, updated.get("batch_stats", {})
+
     def widths(self) -> dict[str, int]:
-        """Width F of every encoder."""
-        batch = Batch(
-            {m: jnp.zeros((1, *self.shapes[m])) for m in self.modalities},
-            labels=jnp.zeros(1, jnp.int32),
-            valid=jnp.ones(1),
-            available=jnp.ones((1, len(self.modalities))),
-            positions=jnp.zeros(1, jnp.int32),
-        )
-        features, _ = jax.eval_shape(
-            lambda key: self.apply(*self.init(key), batch, False), jax.random.key(0)
-        )
-        return {m: features[m].shape[-1] for m in self.modalities}
+        """Width F of every encoder, by tracing it as in training; computes nothing.
+
+        Raises:
+          ValueError: An encoder trains a stock ``flax.linen.BatchNorm``.
+        """
+        widths = {}
+        for m in self.modalities:
+            mixing: list[str] = []
+            sample, mask = jnp.zeros((1, *self.shapes[m])), jnp.ones(1)
+
+            def features(key: Array, m=m, sample=sample, mask=mask) -> Array:
+                variables = self._init_one(m, key)
+                return self._apply_one(m, *variables, sample, mask, True)[0]
+
+            with nn.intercept_methods(functools.partial(_note_batch_norm, mixing)):
+                shape = jax.eval_shape(features, jax.random.key(0)).shape
+            if mixing:
+                raise ValueError(
+                    f"encoders: modality {m!r}: {mixing[0]} is flax's BatchNorm, whose "
+                    "statistics count padding and missing samples; use BatchNorm of "
+                    "fedcmi_jax.models.layers, nn.GroupNorm or nn.LayerNorm instead"
+                )
+            widths[m] = shape[-1]
+        return widths
+
+
+def _note_batch_norm(
+    found: list[str],
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Notes the path of a stock BatchNorm that takes statistics of the batch.
+
+    One that only reads its running statistics mixes no samples. One that is given the
+    mask counts right, but divides by zero where a client lacks the modality.
+    """
+    module = context.module
+    if isinstance(module, nn.BatchNorm) and context.method_name == "__call__":
+        given = args[1] if len(args) > 1 else kwargs.get("use_running_average")
+        if not (module.use_running_average if given is None else given):
+            found.append("/".join(module.path) or "the encoder itself")
+    return call(*args, **kwargs)
 
 
 def fusion_module(
@@ -127,7 +174,9 @@ def classifier(
     Blocks: ``encoder/{modality}`` (owned by clients with it), ``fusion`` (by all).
 
     Args:
-      encoders: Modality -> linen module of ``fedcmi_jax.models.ENCODERS``.
+      encoders: Modality -> linen module of ``fedcmi_jax.models.ENCODERS``, or any
+        whose ``__call__(x, mask, train)`` maps [B, ...] to [B, F] and takes statistics
+        over the batch, if at all, of the samples that mask [B] keeps.
       shapes: Modality -> shape of one sample; fixes the order of the modalities.
       num_classes: C.
       fusion: One of concat, sum, film, gated.
@@ -136,7 +185,8 @@ def classifier(
       A ``Model`` without projectors.
 
     Raises:
-      ValueError: Encoders and shapes disagree, or the fusion does not fit.
+      ValueError: Encoders and shapes disagree, an encoder trains a stock
+        ``flax.linen.BatchNorm``, or the fusion does not fit.
     """
     stack = Encoders(encoders, shapes)
     modalities = stack.modalities

@@ -22,7 +22,7 @@ NORM_EPSILON = 1e-5
 """Added to a variance before the square root (torch's default)."""
 
 FEW_CHANNELS = 8
-"""Up to here a convolution cuts wide patches; measured on CPU, see BUILD_NOTES."""
+"""Up to here a convolution cuts wide patches; measured on CPU, see docs/speed.md."""
 
 xavier_normal = nn.initializers.xavier_normal()
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -54,7 +54,7 @@ def two_projector(
     client with one modality shares in its head's average but does not train it.
 
     Args:
-      encoders: Modality -> linen module of ``fedcmi_jax.models.ENCODERS``.
+      encoders: Modality -> linen module, as of ``classifier``.
       shapes: Modality -> shape of one sample; fixes the order of the modalities.
       num_classes: C.
       fusion: One of concat, sum, film, gated.
@@ -67,8 +67,8 @@ def two_projector(
       A ``Model`` with projectors.
 
     Raises:
-      ValueError: Encoders and shapes disagree, or fusion, projector or stand-in is
-        unknown.
+      ValueError: Encoders and shapes disagree, an encoder trains a stock
+        ``flax.linen.BatchNorm``, or fusion, projector or stand-in is unknown.
     """
     if stand_in not in ("infiltration", "zero"):
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.base import Dataset, Split, check_labels
 
 _CHUNK = 4096  # records decoded at a time
 
@@ -111,7 +111,7 @@ def tfds(
     Raises:
       ValueError: There is no such data set, split or feature, the set is not prepared
         in a format that can be read without TensorFlow, a feature is no array of
-        numbers, or its shape varies.
+        numbers, its shape varies, or a label is no integer from 0.
     """
     builder = _prepared_builder(name, data_dir)
     known = builder.info.features
@@ -131,6 +131,8 @@ def tfds(
             raise ValueError(f"{name}, split {part!r}: {reason}") from None
         arrays = read_arrays(builder, part, (*modalities.values(), label))
         inputs = {m: _checked_float(name, f, arrays[f]) for m, f in modalities.items()}
+        where = f"{name}, split {part!r}, feature {label!r}"
+        check_labels(arrays[label], np.iinfo(np.int32).max, where)
         return Split(inputs, arrays[label].astype(np.int32))
 
     train_split, test_split = split(train), split(test)

@@ -1,0 +1,194 @@
+"""Clients on samples of their own: each with its own modalities, and model."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedcmi_jax as fc
+from fedcmi_jax import client_tests, evaluation
+from fedcmi_jax.client_tests import ClientHits, build_client_tester, summarise_clients
+from fedcmi_jax.dealing import deal
+from fedcmi_jax.experiment import build, measure
+from fedcmi_jax.split import Held
+from tests.problems import AVAILABLE, dataset, model
+from tests.test_config import tiny
+
+# The third client has no sample; those of the others are not in their order.
+OWNERS = np.array([0] * 7 + [1] * 4 + [3] * 9 + [4] * 3)
+ROWS = np.random.default_rng(0).permutation(40)[: len(OWNERS)]
+HELD = Held(ROWS, OWNERS)
+
+
+def expected(net, params, stats, i):
+    """Correct samples of client i, computed directly."""
+    split, rows = dataset().test, ROWS[OWNERS == i]
+    if not len(rows):
+        return 0
+    available = jnp.tile(jnp.array(AVAILABLE, jnp.float32)[i], (len(rows), 1))
+    inputs = {m: jnp.asarray(x[rows]) for m, x in split.inputs.items()}
+    labels = jnp.asarray(split.labels[rows])
+    batch = fc.Batch(
+        inputs, labels, jnp.ones(len(rows)), available, jnp.arange(len(rows))
+    )
+    logits = net.apply(params, stats, batch, False)[0].logits
+    return int((logits.argmax(-1) == labels).sum())
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 1000])
+def test_hits_equal_direct_computation(batch_size):
+    net = model()
+    params, stats = net.init(jax.random.key(3))
+    test = build_client_tester(
+        net, dataset().test, HELD, np.array(AVAILABLE), batch_size=batch_size
+    )
+    hits = test(params, stats)
+    assert hits.total.tolist() == [7, 4, 0, 9, 3]
+    assert hits.correct.tolist() == [expected(net, params, stats, i) for i in range(5)]
+
+
+@pytest.mark.parametrize("batch_size", [2, 1000])
+def test_every_client_is_tested_with_its_own_model(batch_size):
+    net = model("classifier")
+    params, stats = net.init(jax.random.key(3))
+    several = [net.init(jax.random.key(i))[0] for i in range(5)]
+    memory = jax.tree.map(lambda *x: jnp.stack(x), *several)
+    test = build_client_tester(
+        net,
+        dataset().test,
+        HELD,
+        np.array(AVAILABLE),
+        batch_size=batch_size,
+        personal=lambda params, memory: memory,
+    )
+    hits = test(params, stats, memory)
+    assert hits.correct.tolist() == [
+        expected(net, own, stats, i) for i, own in enumerate(several)
+    ]
+
+
+def test_the_summary_by_hand():
+    hits = ClientHits(jnp.array([3.0, 0.0, 0.0, 1.0]), jnp.array([4.0, 1.0, 0.0, 1.0]))
+    assert summarise_clients("a", hits) == pytest.approx(
+        {
+            "a_acc": 4 / 6,
+            "a_mean": 1.75 / 3,
+            "a_std": np.std([0.75, 0, 1], ddof=1),
+            "a_min": 0,
+            "a_p10": 0.15,
+            "a_median": 0.75,
+            "a_max": 1,
+        }
+    )
+    one = summarise_clients("a", ClientHits(jnp.array([1.0]), jnp.array([2.0])))
+    assert one["a_min"] == one["a_max"] == 0.5
+    assert "a_std" not in one
+
+
+def rows_of(federation):
+    inputs = zip(*map(np.asarray, federation.inputs.values()), strict=True)
+    return sorted(b"".join(x.tobytes() for x in sample) for sample in inputs)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_run_tests_its_clients(stream):
+    config = tiny(
+        clients=6,
+        partition={"name": "dirichlet", "alpha": 1.0},
+        method={"name": "fedavg"},
+        client_test_fraction=0.2,
+        validation_fraction=0.1,
+        holdout_clients=2,
+        stream=stream,
+    )
+    built = build(config)
+    dealt = deal(built.config, built.dataset)
+    assert built.config.clients == 6
+    assert built.federation.num_clients == 4
+    n = 60 - len(dealt.holdout.rows)
+    assert len(dealt.validation.rows) == round(0.1 * n)
+    assert abs(len(dealt.client_test.rows) - 0.2 * n) < 1
+    everything = (
+        dealt.partition.order,
+        *(h.rows for h in (dealt.validation, dealt.client_test, dealt.holdout)),
+    )
+    assert sorted(np.concatenate(everything).tolist()) == list(range(60))
+    state = built.algorithm.init(built.key, built.federation)
+    measured = measure(built, state)
+    names = {
+        f"{split}_{what}"
+        for split in ("client_test", "holdout")
+        for what in ("acc", "mean", "std", "p10", "min")
+    }
+    assert names | {"val_acc", "acc"} <= set(measured)
+    assert all(np.isfinite(measured[name]) for name in names)
+    if stream:
+        resident = build(dataclasses.replace(config, stream=False))
+        assert measure(resident, state) == measured
+
+
+def test_personal_models_are_tested_on_their_clients_samples():
+    built = build(
+        tiny(
+            method={"name": "fedmsplit"},
+            client_test_fraction=0.5,
+            holdout_clients=1,
+            partition={"name": "iid"},
+        )
+    )
+    assert built.personal
+    assert built.federation.num_clients == 3
+    algorithm, federation = built.algorithm, built.federation
+    state = algorithm.init(built.key, federation)
+    same = measure(built, state)
+    # Somebody else's model for every client: only what looks at memory may change.
+    other = algorithm.init(jax.random.key(99), federation)
+    changed = measure(built, state._replace(memory=other.memory))
+    differs = {n for n in same if same[n] != changed[n]}
+    assert any(n.startswith("client_test") for n in differs)
+    assert not any(n.startswith("holdout") for n in differs)
+
+
+def test_natural_clients_keep_their_own():
+    values = {
+        "dataset": {
+            "name": "synthetic",
+            "train_samples": 60,
+            "num_classes": 3,
+            "features": 4,
+            "natural_clients": 5,
+        },
+        "partition": {"name": "natural"},
+        "clients": 0,
+        "client_test_fraction": 0.25,
+        "holdout_clients": 2,
+    }
+    built = build(tiny(**values))
+    dealt = deal(built.config, built.dataset)
+    assert built.config.clients == 5
+    assert built.federation.num_clients == 3
+    assert dealt.partition.sizes.tolist() == [9] * 3
+    ids = built.dataset.train.clients
+    for held in (dealt.client_test, dealt.holdout):
+        for client in np.unique(held.clients):
+            assert len(set(ids[held.rows[held.clients == client]])) == 1
+    away = set(ids[dealt.holdout.rows])
+    assert not away & set(ids[dealt.partition.order])
+    again = build(built.config)  # a configuration as it is kept
+    np.testing.assert_array_equal(again.federation.sizes, built.federation.sizes)
+
+
+def test_a_sample_without_its_clients_modality_is_refused():
+    present = np.ones((40, 2), bool)
+    present[ROWS[7], 0] = False  # the second client has the first modality only
+    with pytest.raises(ValueError, match="client 1 has none of the modalities"):
+        fc.federation.check_present(present, ROWS, OWNERS, np.array(AVAILABLE, bool))
+
+
+def test_spreads_are_sample_deviations():
+    values = evaluation.spread("x", np.array([0.0, 0.5, 1.0, np.nan]))
+    assert values["x_std"] == pytest.approx(0.5)
+    assert evaluation.spread("x", np.array([np.nan])) == {}
+    assert client_tests.spread is evaluation.spread

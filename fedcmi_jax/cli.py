@@ -192,12 +192,13 @@ Train = Callable[[pathlib.Path, run.Observer], str]
 def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
     """Builds everything, which refuses what is impossible, but trains nothing yet."""
     say = functools.cache(_say)  # each seed's experiment has the same notes
-    experiment = build(config, mesh, say)
-    if config.seeds > 1 and not config.map_seeds:
-        compiled = experiment.compiled  # and not the data of a seed
+    in_turn = config.seeds > 1 and not config.map_seeds
+    one = seeds.alone(config, config.seed) if in_turn else config
+    experiment = build(one, mesh, say)
+    if in_turn:
 
         def train_seeds(folder: pathlib.Path, observer: run.Observer) -> str:
-            done = seeds.train(config, folder, mesh, observer, say, compiled)
+            done = seeds.train(config, folder, mesh, observer, say, experiment)
             return seeds.final_block(done["final"], folder) if done else ""
 
         return train_seeds

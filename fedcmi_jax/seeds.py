@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from fedcmi_jax import autotune, hosts, resume, run
 from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.config import Config, to_dict
-from fedcmi_jax.experiment import Compiled, Experiment, build
+from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.run_folder import (
     METRICS,
     SUMMARY,
@@ -65,7 +65,7 @@ def train(
     mesh: Mesh | None = None,
     observer: run.Observer | None = None,
     say: Callable[[str], None] = lambda text: None,
-    compiled: Compiled | None = None,
+    like: Experiment | None = None,
 ) -> dict[str, Any]:
     """Trains every seed that has not finished, and writes what they say together.
 
@@ -77,7 +77,7 @@ def train(
       mesh: Devices; ``experiment.build``.
       observer: Hears of progress, seed after seed.
       say: ``experiment.build``.
-      compiled: ``experiment.build``.
+      like: The experiment of a seed (``alone``), built before; None: of the first.
 
     Returns:
       The summary, also written to summary.json.
@@ -95,8 +95,8 @@ def train(
             if hosts.any_process(hosts.is_main() and (sub / SUMMARY).exists()):
                 continue
             observer.note(f"seed {seed} ({i} of {config.seeds})")
-            experiment = build(alone(config, seed), mesh, say, compiled)
-            compiled = experiment.compiled
+            experiment = build(alone(config, seed), mesh, say, like)
+            like = like or experiment
             with _prepared(folder, config, seed):
                 try:
                     run.train(experiment, sub, observer, stop)
@@ -257,14 +257,14 @@ def histories(
       >>> [[line["round"] for line in seed] for seed in histories(config, [0, 1], 1)]
       [[1, 2], [1, 2]]
     """
-    compiled: Compiled | None = None
+    like: Experiment | None = None
     found = []
     for seed in seeds:
         one = dataclasses.replace(
             alone(config, seed), eval_every=every, rounds_per_call=None
         )
-        experiment = build(one, compiled=compiled)
-        compiled = experiment.compiled
+        experiment = build(one, like=like)
+        like = like or experiment
         found.append(list(_history(experiment)))
     return found
 

@@ -33,8 +33,8 @@ def config(**values):
 @functools.cache
 def experiment(seed):
     """One for all tests: they share its compiled programs."""
-    compiled = None if seed == 3 else experiment(3).compiled
-    return build(seeds.alone(config(), seed), compiled=compiled)
+    like = None if seed == 3 else experiment(3)
+    return build(seeds.alone(config(), seed), like=like)
 
 
 @pytest.fixture(autouse=True)
@@ -274,7 +274,8 @@ def test_mapped_seeds_are_the_seeds_on_one_partition():
     states = algorithm.init(built.key, built.federation)
     states, infos = algorithm.run(states, built.federation, np.int32(1))
     assert infos.cohort.shape[:2] == (2, 2)
-    first = build(seeds.alone(config(), 0), compiled=experiment(3).compiled)
+    fixed = seeds.alone(config(fixed_partition=True), 7)
+    first = build(fixed)
     problems.assert_equal(first.federation, built.federation)
     for i, seed in enumerate((3, 4)):
         state = first.algorithm.init(jax.random.key(seed), first.federation)

@@ -16,7 +16,7 @@ LAYERS = [
     {"types"},
     {"data", "infiltration", "coverage", "augment"},
     {"partition"},
-    {"federation", "models", "split"},
+    {"federation", "models", "split", "views"},
     {"prototypes"},
     {"methods", "evaluation"},
     {"client_tests", "glossary"},

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.data.base import Split
-from fedcmi_jax.evaluation import build_programs, spread
+from fedcmi_jax.evaluation import spread
 from fedcmi_jax.split import Held
-from fedcmi_jax.types import Array, Model, Params, PyTree
+from fedcmi_jax.types import Array, Batch, Model, Params, PyTree
 from fedcmi_jax.views import batches_of
+
+Personal = Callable[[Params, PyTree], Params]
+"""``Method.start`` of a method with personal models."""
 
 
 class ClientHits(NamedTuple):
@@ -26,6 +29,41 @@ class ClientHits(NamedTuple):
     total: Array
 
 
+def build_client_program(
+    model: Model, personal: Personal | None = None
+) -> Callable[..., Array]:
+    """Compiles nothing yet: the function that testers of a model can share.
+
+    Args:
+      model: The model.
+      personal: See ``build_client_tester``.
+
+    Returns:
+      ``(batch, owners[B], available[N, M], params, batch_stats, memory) -> [N]``, how
+      many samples of each client the batch has right; jitted.
+    """
+
+    def hits(
+        batch: tuple,
+        owners: Array,
+        available: Array,
+        params: Params,
+        batch_stats: Params,
+        memory: PyTree,
+    ) -> Array:
+        inputs, labels, valid, present = batch
+        if personal is not None:  # a batch is then one client's
+            own = jax.tree.map(lambda x: x[owners[0]], memory)
+            params = personal(params, own)
+        rows = present * available[owners]
+        batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
+        logits = model.apply(params, batch_stats, batch, False)[0].logits
+        right = (logits.argmax(-1) == labels) * valid
+        return jnp.zeros(len(available)).at[owners].add(right)
+
+    return jax.jit(hits)
+
+
 def build_client_tester(
     model: Model,
     split: Split,
@@ -33,7 +71,7 @@ def build_client_tester(
     available: np.ndarray,
     *,
     batch_size: int = 256,
-    personal: Callable[[Params, PyTree], Params] | None = None,
+    personal: Personal | None = None,
     program: Callable[..., Array] | None = None,
 ) -> Callable[..., ClientHits]:
     """Tests clients on their own samples, which stay on the host between evaluations.
@@ -47,8 +85,8 @@ def build_client_tester(
       batch_size: Samples per forward pass at most; no effect on results.
       personal: ``(params, memory of one client) -> params``: every client is tested
         with its own model; None: all with the one given.
-      program: ``Programs.own_hits`` with ``personal``, else ``Programs.hits``, of this
-        model, to share the compilation; None: a new one.
+      program: Of ``build_client_program`` with the same model and ``personal``; None:
+        a new one.
 
     Returns:
       ``(params, batch_stats, memory=None) -> ClientHits``; with ``personal`` the memory
@@ -64,9 +102,7 @@ def build_client_tester(
       >>> test(*model.init(jax.random.key(0))).total.tolist()
       [4.0, 2.0]
     """
-    if program is None:
-        programs = build_programs(model, personal)
-        program = programs.hits if personal is None else programs.own_hits
+    program = program or build_client_program(model, personal)
     num_clients = len(available)
     table = jnp.asarray(available, jnp.float32)
     counts = np.bincount(held.clients, minlength=num_clients)

@@ -17,13 +17,7 @@ import numpy as np
 from fedcmi_jax.data.base import Split
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model, Params, PyTree, Sums
-from fedcmi_jax.views import (
-    Tables,
-    batches_of,
-    client_hits,
-    fused_table,
-    view_tables,
-)
+from fedcmi_jax.views import Tables, batches_of, fused_table, view_tables
 
 
 class Evaluation(NamedTuple):
@@ -70,16 +64,11 @@ class Programs(NamedTuple):
         all batches stacked.
       one_batch: ``(batch, clients, params, batch_stats, memory) -> Tables`` of one.
       finish: ``(tables, clients) -> Evaluation`` of the sum of them.
-      hits: ``(batch, owners[B], available[N, M], params, batch_stats, memory) -> [N]``,
-        see ``views.client_hits``.
-      own_hits: The same with the owner's own model, in batches of one owner.
     """
 
     whole: Callable[..., Evaluation]
     one_batch: Callable[..., Tables]
     finish: Callable[..., Evaluation]
-    hits: Callable[..., Array]
-    own_hits: Callable[..., Array]
 
 
 def build_programs(
@@ -131,14 +120,7 @@ def build_programs(
         tables = jax.lax.map(lambda batch: count(batch, clients, *state), batches)
         return finish(jax.tree.map(lambda x: x.sum(0), tables), clients)
 
-    def hits(*args) -> Array:
-        return client_hits(model, None, *args)
-
-    def own_hits(*args) -> Array:
-        return client_hits(model, personal, *args)
-
-    functions = (whole, count, finish, hits, own_hits)
-    return Programs(*(jax.jit(function) for function in functions))
+    return Programs(jax.jit(whole), jax.jit(count), jax.jit(finish))
 
 
 def build_evaluator(
@@ -182,8 +164,8 @@ def build_evaluator(
             jnp.asarray(which.reshape(-1), jnp.int32),
             client_class_counts(federation, model.num_classes),
         )
-    # In order, since a memory map is read fastest so.
-    rows = np.arange(split.size) if rows is None else np.sort(rows)
+    if rows is None:
+        rows = np.arange(split.size)
     size = min(batch_size, len(rows))
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
     host_batches = functools.partial(batches_of, split, chunks, model.modalities, size)

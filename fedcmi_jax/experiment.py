@@ -1,9 +1,7 @@
 """The experiment that a configuration describes: data, model, algorithm, evaluation."""
 
 import dataclasses
-import functools
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +12,6 @@ from jax.sharding import Mesh
 from fedcmi_jax import hosts, models
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.augment import crop_and_flip
-from fedcmi_jax.client_tests import (
-    ClientHits,
-    build_client_tester,
-    summarise_clients,
-)
 from fedcmi_jax.clients import replicate
 from fedcmi_jax.config import (
     Config,
@@ -31,16 +24,11 @@ from fedcmi_jax.config import (
     section,
 )
 from fedcmi_jax.data.base import Dataset
-from fedcmi_jax.dealing import Dealt, deal, load_dataset
-from fedcmi_jax.evaluation import (
-    Evaluation,
-    Programs,
-    build_evaluator,
-    build_programs,
-    summarise,
-)
+from fedcmi_jax.dealing import deal, load_dataset
+from fedcmi_jax.evaluation import Evaluation
 from fedcmi_jax.federation import Federation, build_federation, coarse_capacity
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
+from fedcmi_jax.measures import Measures, build_measures
 from fedcmi_jax.methods.base import Method, is_set
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
@@ -51,22 +39,17 @@ class Experiment(NamedTuple):
 
     Attributes:
       config: The configuration, with the number of clients that the partition gave;
-        ``federation.num_clients`` leaves out those that never take part.
-      dataset: Host data.
+        ``federation.num_clients`` is that of those that take part.
+      dataset: Host data, as loaded.
       federation: Device data, dealt to clients; when streaming, without inputs.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
-      evaluate: ``(params, batch_stats, memory=None) -> Evaluation`` of the test split;
-        on one device.
+      measures: What its model is measured on, on one device.
       mesh: Devices that share the cohort; None: one.
       with_chunk_size: Chunk size -> the same algorithm with another chunk size.
       stream: Sends each round's samples; None: they are all in ``federation``.
       personal: Whether clients keep models of their own, which ``evaluate`` tests if
         it is given their memory.
-      validate: ``(params, batch_stats) -> Evaluation`` of the samples held out for
-        choices; None: there are none.
-      testers: Prefix of columns -> ``(params, batch_stats, memory) -> ClientHits``:
-        ``client_test`` and ``holdout``, where the configuration asks for them.
     """
 
     config: Config
@@ -74,13 +57,16 @@ class Experiment(NamedTuple):
     federation: Federation
     model: Model
     algorithm: FederatedAlgorithm
-    evaluate: Callable[..., Evaluation]
+    measures: Measures
     mesh: Mesh | None
     with_chunk_size: Callable[[int], FederatedAlgorithm]
     stream: CohortStream | None = None
     personal: bool = False
-    validate: Callable[..., Evaluation] | None = None
-    testers: Mapping[str, Callable[..., ClientHits]] = types.MappingProxyType({})
+
+    @property
+    def evaluate(self) -> Callable[..., Evaluation]:
+        """``(params, batch_stats, memory=None) -> Evaluation`` of the test split."""
+        return self.measures.evaluate
 
     @property
     def key(self) -> jax.Array:
@@ -96,6 +82,7 @@ def build(
     config: Config,
     mesh: Mesh | None = None,
     say: Callable[[str], None] = lambda text: None,
+    like: Experiment | None = None,
 ) -> Experiment:
     """Loads, deals and compiles nothing yet: everything a run needs.
 
@@ -103,12 +90,15 @@ def build(
       config: The configuration.
       mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
       say: Receives the progress of a data set that is prepared, and its notes.
+      like: An experiment of this configuration with another seed. Its data set and all
+        its compiled functions are used again, so that nothing compiles twice.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
 
     Raises:
-      ValueError: Something in the configuration is impossible.
+      ValueError: Something in the configuration is impossible, or it differs from that
+        of ``like`` in more than the seed.
 
     Example:
       >>> import fedcmi_jax as fc
@@ -117,10 +107,12 @@ def build(
       20
     """
     check_config(config)
+    if like is not None:
+        _check_like(config, like)
     method = create("method", config.method)
-    dataset = load_dataset(config.dataset, say)
+    dataset = load_dataset(config.dataset, say) if like is None else like.dataset
     dealt = deal(config, dataset)
-    dataset, parts = dealt.dataset, dealt.partition
+    parts = dealt.partition
     clients = parts.num_clients + config.holdout_clients
     config = dataclasses.replace(config, clients=clients)
     check_cohort(config.clients_per_round, clients, config.holdout_clients)
@@ -128,25 +120,18 @@ def build(
     if config.stream:
         _check_stream(method)
     federation = (build_skeleton if config.stream else build_federation)(
-        dataset,
+        dealt.dataset,
         parts,
         dealt.available,
         probe_fraction=config.probe_fraction,
         capacity=coarse_capacity(int(parts.sizes.max())),
     )
-    model = _build_model(config, dataset, method.needs_projectors)
-    personal = is_set(method, "start")
-    programs = build_programs(model, method.start if personal else None)
-    evaluator = functools.partial(
-        build_evaluator,
-        model,
-        stream=config.stream,
-        programs=programs,
+
+    model = (
+        _build_model(config, dataset, method.needs_projectors)
+        if like is None
+        else like.model
     )
-    evaluate = evaluator(dataset.test, federation)
-    validate: Callable[..., Evaluation] | None = None
-    if dealt.validation is not None:
-        validate = evaluator(dataset.train, None, rows=dealt.validation.rows)
 
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(
@@ -161,54 +146,45 @@ def build(
             mesh=mesh,
         )
 
-    federation = replicate(federation, mesh)
+    personal = is_set(method, "start")
+    measures = build_measures(
+        dealt,
+        federation,
+        model,
+        personal=method.start if personal else None,
+        stream=config.stream,
+        compiled=None if like is None else like.measures.compiled,
+    )
+    remade = with_chunk_size if like is None else like.with_chunk_size
+    chunk_size = 1 if config.chunk_size == "auto" else config.chunk_size
+    algorithm = remade(chunk_size) if like is None else like.algorithm
+    placed = replicate(federation, mesh)
     stream: CohortStream | None = None
     if config.stream:
         key = jax.random.key(config.seed)
         stream = CohortStream(
-            dataset, parts, federation, key, config.clients_per_round, mesh=mesh
+            dealt.dataset, parts, placed, key, config.clients_per_round, mesh=mesh
         )
     return Experiment(
         config=config,
         dataset=dataset,
-        federation=federation,
+        federation=placed,
         model=model,
-        algorithm=with_chunk_size(
-            1 if config.chunk_size == "auto" else config.chunk_size
-        ),
-        evaluate=evaluate,
+        algorithm=algorithm,
+        measures=measures,
         mesh=mesh,
-        with_chunk_size=with_chunk_size,
+        with_chunk_size=remade,
         stream=stream,
         personal=personal,
-        validate=validate,
-        testers=_testers(dealt, model, method, programs),
     )
 
 
-def _testers(
-    dealt: Dealt, model: Model, method: Method, programs: Programs
-) -> dict[str, Callable[..., ClientHits]]:
-    """What ``Experiment.testers`` has for this data."""
-    train, testers = dealt.dataset.train, {}
-    if dealt.client_test is not None:
-        testers["client_test"] = build_client_tester(
-            model,
-            train,
-            dealt.client_test,
-            dealt.available,
-            personal=method.start if is_set(method, "start") else None,
-            program=programs.own_hits,
+def _check_like(config: Config, like: Experiment) -> None:
+    same = dataclasses.replace(like.config, seed=config.seed, clients=config.clients)
+    if config != same:
+        raise ValueError(
+            "like: its configuration differs in more than the seed; build it anew"
         )
-    if dealt.holdout is not None and dealt.holdout_available is not None:
-        testers["holdout"] = build_client_tester(
-            model,
-            train,
-            dealt.holdout,
-            dealt.holdout_available,
-            program=programs.hits,
-        )
-    return testers
 
 
 def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
@@ -219,9 +195,7 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
       state: Of its algorithm; with several processes all must call this together.
 
     Returns:
-      ``evaluation.summarise`` of the test split; with the prefix ``val_`` the numbers
-      (not the lists) of the validation split; and ``summarise_clients`` of the others,
-      where the configuration asks for them. ``glossary.GLOSSARY`` explains the names.
+      ``Measures.all``; the names are explained in ``glossary.GLOSSARY``.
 
     Example:
       >>> import jax, fedcmi_jax as fc
@@ -237,17 +211,7 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
     what = (params, state.batch_stats, memory)
     if experiment.mesh is not None:  # one device per process does it
         what = hosts.fetch(what)
-    result = summarise(experiment.evaluate(*what))
-    if experiment.validate is not None:
-        held_out = summarise(experiment.validate(*what[:2]))
-        result |= {
-            f"val_{name}": value
-            for name, value in held_out.items()
-            if not isinstance(value, list)
-        }
-    for name, test in experiment.testers.items():
-        result |= summarise_clients(name, test(*what))
-    return result
+    return experiment.measures.all(*what)
 
 
 def rounds_per_call(config: Config) -> int:

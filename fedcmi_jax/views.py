@@ -4,14 +4,14 @@ Every view (fused, one modality with the others zero, one modality with its own
 stand-ins, one modality's head) is a [C, C] table: row true class, column prediction.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.data.base import Split
-from fedcmi_jax.types import Array, Batch, Model, Params, PyTree
+from fedcmi_jax.types import Array, Batch
 
 Tables = dict[str, Array]
 """View name -> [C, C] float32 counts."""
@@ -57,42 +57,6 @@ def fused_table(
     batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
     logits = model.apply(params, batch_stats, batch, False)[0].logits
     return confusion(logits, labels, valid)
-
-
-def client_hits(
-    model: Model,
-    personal: Callable[[Params, PyTree], Params] | None,
-    batch: tuple,
-    owners: Array,
-    available: Array,
-    params: Params,
-    batch_stats: Params,
-    memory: PyTree,
-) -> Array:
-    """Samples that the fused logits get right, of each client.
-
-    Args:
-      model: The model.
-      personal: ``(params, memory of one client) -> params``: the model of the first
-        sample's owner is asked; None: that of ``params``.
-      batch: Of ``batches_of``.
-      owners: [B] int32, whose sample each one is; looked at with its modalities.
-      available: [N, M] float32, who has what.
-      params: The model's parameters.
-      batch_stats: Its BatchNorm statistics.
-      memory: [N, ...], read with ``personal`` only.
-
-    Returns:
-      [N] float32.
-    """
-    inputs, labels, valid, present = batch
-    if personal is not None:
-        params = personal(params, jax.tree.map(lambda x: x[owners[0]], memory))
-    rows = present * available[owners]
-    samples = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
-    logits = model.apply(params, batch_stats, samples, False)[0].logits
-    right = (logits.argmax(-1) == labels) * valid
-    return jnp.zeros(len(available)).at[owners].add(right)
 
 
 def confusion(logits: Array, labels: Array, weights: Array) -> Array:

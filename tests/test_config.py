@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedcmi_jax import config as configs
-from fedcmi_jax.experiment import build
+from fedcmi_jax.experiment import build, measure
 from fedcmi_jax.presets import PRESETS, preset
 
 ENTRIES = [(kind, name) for kind, known in configs.REGISTRIES.items() for name in known]
@@ -243,3 +243,19 @@ def test_the_natural_clients_must_leave_somebody_to_train():
         build(tiny(**values, holdout_clients=5))
     with pytest.raises(ValueError, match="clients: 5 less holdout_clients: 4"):
         build(tiny(**values, holdout_clients=4))
+
+
+def test_an_experiment_like_another_compiles_nothing_anew():
+    first = build(tiny(method={"name": "fedavg"}, seed=0))
+    second = build(tiny(method={"name": "fedavg"}, seed=1), like=first)
+    alone = build(tiny(method={"name": "fedavg"}, seed=1))
+    results = []
+    for built in (first, second, alone):
+        state = built.algorithm.init(built.key, built.federation)
+        state, _ = built.algorithm.run(state, built.federation, np.int32(1))
+        results.append(measure(built, state))
+    assert results[1] == results[2] != results[0]
+    assert second.algorithm.run._cache_size() == 1
+    assert second.measures.compiled.views.whole._cache_size() == 1
+    with pytest.raises(ValueError, match="like: .* more than the seed"):
+        build(tiny(method={"name": "fedavg"}, rounds=3), like=first)

@@ -25,7 +25,7 @@ LAYERS = [
     {"algorithm"},
     {"config", "run_folder", "launch"},
     {"presets", "checkpoint", "dealing", "autotune"},
-    {"streaming"},
+    {"streaming", "measures"},
     {"experiment"},
     {"run"},
     {"bench"},

@@ -1,0 +1,139 @@
+"""What a run's model is measured on: test, validation, clients' own samples."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedcmi_jax.client_tests import (
+    ClientHits,
+    Personal,
+    build_client_program,
+    build_client_tester,
+    summarise_clients,
+)
+from fedcmi_jax.dealing import Dealt
+from fedcmi_jax.evaluation import (
+    Evaluation,
+    Programs,
+    build_evaluator,
+    build_programs,
+    summarise,
+)
+from fedcmi_jax.federation import Federation
+from fedcmi_jax.types import Array, Model, Params, PyTree
+
+
+class Compiled(NamedTuple):
+    """Compiled functions of a model's evaluations; data are their arguments.
+
+    Attributes:
+      views: Of the test and the validation split.
+      own: Of clients' own samples, with their own models if they keep any.
+      others: Of samples of clients that do not take part.
+    """
+
+    views: Programs
+    own: Callable[..., Array]
+    others: Callable[..., Array]
+
+
+class Measures(NamedTuple):
+    """The evaluations of a run.
+
+    Attributes:
+      evaluate: ``(params, batch_stats, memory=None) -> Evaluation`` of the test split.
+      validate: The same of the samples held out for choices, without the clients';
+        None: there are none.
+      testers: Prefix of columns -> ``(params, batch_stats, memory) -> ClientHits``:
+        ``client_test``, ``holdout``, those that there are.
+      compiled: What they run.
+    """
+
+    evaluate: Callable[..., Evaluation]
+    validate: Callable[..., Evaluation] | None
+    testers: dict[str, Callable[..., ClientHits]]
+    compiled: Compiled
+
+    def all(self, params: Params, batch_stats: Params, memory: PyTree) -> dict:
+        """Every column of a metrics line that says how good a model is.
+
+        Args:
+          params: The model to evaluate.
+          batch_stats: Its BatchNorm statistics.
+          memory: [N, ...] of all clients, for methods with personal models; else None.
+
+        Returns:
+          ``evaluation.summarise`` of the test split; the numbers (not the lists) of the
+          validation split with the prefix ``val_``; ``summarise_clients`` of the rest.
+        """
+        result: dict[str, Any] = summarise(self.evaluate(params, batch_stats, memory))
+        if self.validate is not None:
+            held_out = summarise(self.validate(params, batch_stats))
+            result |= {
+                f"val_{name}": value
+                for name, value in held_out.items()
+                if not isinstance(value, list)
+            }
+        for name, test in self.testers.items():
+            result |= summarise_clients(name, test(params, batch_stats, memory))
+        return result
+
+
+def build_measures(
+    dealt: Dealt,
+    federation: Federation,
+    model: Model,
+    *,
+    personal: Personal | None = None,
+    stream: bool = False,
+    compiled: Compiled | None = None,
+) -> Measures:
+    """Builds the evaluations that a dealt data set allows; compiles nothing yet.
+
+    Args:
+      dealt: Who holds what, and what is held out.
+      federation: Of it, on one device.
+      model: The model.
+      personal: ``Method.start`` of a method with personal models; None: there are none.
+      stream: Send test and validation samples batch by batch.
+      compiled: Of measures of the same model and ``personal``; None: new ones.
+
+    Returns:
+      The evaluations.
+    """
+    if compiled is None:
+        compiled = Compiled(
+            build_programs(model, personal),
+            build_client_program(model, personal),
+            build_client_program(model),
+        )
+    train = dealt.dataset.train
+    evaluator = functools.partial(
+        build_evaluator, model, stream=stream, programs=compiled.views
+    )
+    validate: Callable[..., Evaluation] | None = None
+    if dealt.validation is not None:
+        rows = np.sort(dealt.validation.rows)  # neighbours, for a memory map
+        validate = evaluator(train, None, rows=rows)
+    testers = {}
+    if dealt.client_test is not None:
+        testers["client_test"] = build_client_tester(
+            model,
+            train,
+            dealt.client_test,
+            dealt.available,
+            personal=personal,
+            program=compiled.own,
+        )
+    if dealt.holdout is not None and dealt.holdout_available is not None:
+        testers["holdout"] = build_client_tester(
+            model,
+            train,
+            dealt.holdout,
+            dealt.holdout_available,
+            program=compiled.others,
+        )
+    evaluate = evaluator(dealt.dataset.test, federation)
+    return Measures(evaluate, validate, testers, compiled)

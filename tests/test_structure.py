@@ -17,7 +17,7 @@ LAYERS = [
     {"data", "infiltration", "coverage", "augment"},
     {"momentum", "server_optimizers"},
     {"partition"},
-    {"federation", "models", "split"},
+    {"federation", "models", "split", "views"},
     {"prototypes"},
     {"methods", "evaluation"},
     {"client_tests", "glossary"},

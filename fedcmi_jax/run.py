@@ -14,19 +14,19 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from fedcmi_jax import autotune, checkpoint, hosts, resume, seed_axis, streaming
-from fedcmi_jax.aggregate import all_finite
+from fedcmi_jax import autotune, checkpoint, hosts, resume, streaming
 from fedcmi_jax.best import Best, best_of, should_stop
 from fedcmi_jax.clients import place_state, shards_memory
 from fedcmi_jax.config import Config, check_config, from_dict, to_dict
-from fedcmi_jax.evaluation import read_sums
 from fedcmi_jax.experiment import Experiment, build, measure, rounds_per_call
+from fedcmi_jax.records import DivergedError as DivergedError
+from fedcmi_jax.records import check_alive, check_finite, records
 from fedcmi_jax.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -37,7 +37,7 @@ from fedcmi_jax.run_folder import (
     read_json,
     write_json,
 )
-from fedcmi_jax.types import FederationState, PyTree, RoundInfo
+from fedcmi_jax.types import FederationState, PyTree
 
 LONGEST_POLL = 0.05
 """Seconds between looks at the device while a round runs, at most."""
@@ -83,10 +83,6 @@ class Interrupted(Exception):
         super().__init__(f"saved round {round}{of}")
         self.signal_number = signal_number
         self.round = round
-
-
-class DivergedError(Exception):
-    """No client's update was finite, or the model is not; names the remedy."""
 
 
 def versions() -> dict[str, str]:
@@ -190,12 +186,13 @@ def _loop(
         )
         _wait(infos)
         infos = jax.device_get(infos)
-        _check_alive(config, infos, round, piece, log)
+        check_alive(config, infos, round, piece, log)
         # Finite updates can add up to more than a float holds. Checked before anything
         # is saved, so that every checkpoint can be gone on from.
-        _check_finite(config, state, round + piece, log)
+        check_finite(config, state, round + piece, log)
         round += piece
-        for record in _records(experiment, state, infos, round - piece, piece):
+        before = round - piece
+        for record in records(experiment, state, infos, before, piece, evaluate):
             if "acc" in record:
                 now = time.perf_counter()
                 record["seconds"], begun = now - begun, now
@@ -387,110 +384,6 @@ def _wait(tree: PyTree) -> None:
         while not leaf.is_ready():
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_POLL)
-
-
-def _members(config: Config, tree: Any, pick: Callable) -> dict[int, Any]:
-    """Seed -> its part of a program's result: all of it, unless seeds are mapped."""
-    if not config.map_seeds:
-        return {config.seed: tree}
-    return {config.seed + i: pick(tree, i) for i in range(config.seeds)}
-
-
-def _infos(config: Config, infos: RoundInfo, i: int) -> dict[int, RoundInfo]:
-    """Seed -> row ``i`` of the infos."""
-    row = jax.tree.map(lambda x: x[i], infos)
-    return _members(config, row, lambda t, s: jax.tree.map(lambda x: x[s], t))
-
-
-def _check_alive(
-    config: Config, infos: RoundInfo, round: int, piece: int, log: MetricsLog
-) -> None:
-    for i in range(piece):
-        members = _infos(config, infos, i)
-        lost = [seed for seed, info in members.items() if not info.accepted.any()]
-        if not lost:
-            continue
-        for j in range(i + 1):
-            if rejected := _rejected(config, _infos(config, infos, j)):
-                log.append({"round": round + j + 1} | rejected)
-        cohort = len(members[lost[0]].cohort)
-        what = f"none of {cohort} clients sent a finite update"
-        raise _diverged(config, lost, round + i + 1, what, log)
-
-
-def _check_finite(
-    config: Config, state: FederationState, round: int, log: MetricsLog
-) -> None:
-    finite = jax.jit(all_finite)
-    members = _members(config, state, seed_axis.one_seed)
-    lost = [n for n, s in members.items() if not finite((s.params, s.batch_stats))]
-    if lost:
-        raise _diverged(config, lost, round, "the model is not finite", log)
-
-
-def _diverged(
-    config: Config, lost: list[int], round: int, what: str, log: MetricsLog
-) -> DivergedError:
-    """The error of the seeds that are lost."""
-    folder = log.path.parent
-    saved = checkpoint.rounds(folder / CHECKPOINTS)
-    kept = f"round {saved[-1]} is saved" if saved else "nothing was saved yet"
-    remedies = f"lower --local.learning-rate (now {config.local.learning_rate})"
-    if hasattr(config.method, "min_temperature"):
-        remedies += ", raise --method.min-temperature"
-    where = f"seed {', '.join(map(str, lost))}, " if config.map_seeds else ""
-    return DivergedError(
-        f"{where}round {round}, method {config.method.name}: {what}; {remedies} or set "
-        f"--clip-norm ({kept} in {folder})"
-    )
-
-
-def _rejected(config: Config, infos: dict[int, RoundInfo]) -> dict[str, Any]:
-    """The field of a metrics line that names the clients rejected in a round, if any.
-
-    Of mapped seeds: seed -> its rejected clients.
-    """
-    found = {
-        seed: [int(c) for c in info.cohort[~info.accepted]]
-        for seed, info in infos.items()
-        if info.rejected
-    }
-    if not found:
-        return {}
-    return {"rejected": found if config.map_seeds else found[config.seed]}
-
-
-def _records(
-    experiment: Experiment,
-    state: FederationState,
-    infos: RoundInfo,
-    before: int,
-    piece: int,
-) -> Iterator[dict[str, Any]]:
-    """Metrics lines of a piece: rounds with rejected clients, and the evaluated one."""
-    config = experiment.config
-    for i in range(piece):
-        round = before + i + 1
-        members = _infos(config, infos, i)
-        record = {"round": round} | _rejected(config, members)
-        if i == piece - 1 and resume.is_due(config.eval_every, round, config.rounds):
-            states = _members(config, state, seed_axis.one_seed)
-            rows = {n: _measured(experiment, states[n], members[n]) for n in members}
-            record |= seed_axis.pool(rows) if config.map_seeds else rows[config.seed]
-        if len(record) > 1:
-            yield record
-
-
-def _measured(
-    experiment: Experiment, state: FederationState, info: RoundInfo
-) -> dict[str, Any]:
-    """The metrics of one seed after an evaluated round."""
-    return evaluate(experiment, state) | {
-        **read_sums(info.metrics),
-        "learning_rate": float(info.learning_rate),
-        "num_examples": float(info.num_examples),
-        "cohort": len(info.cohort),
-    }
 
 
 def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:

@@ -211,25 +211,34 @@ def mend(config: Config, folder: pathlib.Path) -> list[str]:
     return [note for note in notes if note]
 
 
-def final_block(final: dict[str, Any], folder: pathlib.Path) -> str:
+def final_block(
+    final: dict[str, Any], best: dict[str, Any] | None, folder: pathlib.Path
+) -> str:
     """The result of several seeds in a few lines.
 
     Args:
       final: A line of ``seed_axis.pool``.
+      best: The same of the best rounds on validation, if there are any.
       folder: The run's folder.
 
     Example:
       >>> final = {"acc": 0.5, "acc_std": 0.1, "seeds": [0, 1],
       ...          "per_seed": {"acc": [0.4, 0.6]}}
-      >>> print(final_block(final, pathlib.Path("runs/a")))
+      >>> print(final_block(final, None, pathlib.Path("runs/a")))
       test accuracy 50.0 +- 10.0 % over 2 seeds (40.0, 60.0)
       run folder runs/a
     """
-    own = ", ".join(f"{100 * value:.1f}" for value in final["per_seed"]["acc"])
-    return (
-        f"test accuracy {100 * final['acc']:.1f} +- {100 * final['acc_std']:.1f} % "
-        f"over {len(final['seeds'])} seeds ({own})\nrun folder {folder}"
-    )
+
+    def line(record: dict[str, Any]) -> str:
+        own = ", ".join(f"{100 * value:.1f}" for value in record["per_seed"]["acc"])
+        mean, deviation = 100 * record["acc"], 100 * record["acc_std"]
+        seeds = f"{len(record['seeds'])} seeds ({own})"
+        return f"test accuracy {mean:.1f} +- {deviation:.1f} % over {seeds}"
+
+    lines = [line(final)]
+    if best is not None:
+        lines.append(f"  at the best round on validation: {line(best)}")
+    return "\n".join([*lines, f"run folder {folder}"])
 
 
 def histories(

@@ -28,6 +28,7 @@ LAYERS = [
     {"presets", "checkpoint", "dealing", "autotune"},
     {"streaming", "resume", "measures"},
     {"experiment"},
+    {"records"},
     {"run"},
     {"bench"},
     {"sweep", "seeds"},

@@ -13,9 +13,10 @@ Five seeds, a tenth of every client's samples for validation. The protocol is th
 import argparse
 from typing import Any
 
-from study import HEADS_ONLY, Study, cell, compare, histories, last, merged
+from study import HEADS_ONLY, Study, cell, compare, last, merged
 
 from fedcmi_jax import config as configs
+from fedcmi_jax.seeds import histories
 
 SEEDS = 5
 

@@ -8,21 +8,20 @@ mean validation accuracy is first within ``FLAT`` of its best: a baseline that g
 there near the last round was still learning.
 """
 
-import dataclasses
 import json
 import pathlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from fedcmi_jax import backend
 from fedcmi_jax import config as configs
-from fedcmi_jax.experiment import build, measure
 from fedcmi_jax.run import versions
+from fedcmi_jax.seeds import histories
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -79,34 +78,6 @@ def _points(histories: list[History]) -> int:
     return len(histories[0])
 
 
-def histories(config: configs.Config, seeds: range, every: int) -> list[History]:
-    """Trains every seed without a run folder; seeds share compiled programs.
-
-    Args:
-      config: What to train; its seed is replaced.
-      seeds: Seeds.
-      every: Rounds between evaluations.
-
-    Returns:
-      Per seed its metrics at every ``every`` rounds and at the last one.
-    """
-    found, like = [], None
-    for seed in seeds:
-        chosen = dataclasses.replace(config, seed=seed, rounds_per_call=every)
-        like = experiment = build(chosen, like=like)
-        algorithm, federation = experiment.algorithm, experiment.federation
-        state = jax.jit(algorithm.init)(experiment.key, federation)
-        history = []
-        for done in range(0, config.rounds, every):
-            piece = min(every, config.rounds - done)
-            state, _ = algorithm.run(state, federation, np.int32(piece))
-            metrics = measure(experiment, state)
-            numbers = {k: v for k, v in metrics.items() if isinstance(v, float)}
-            history.append({"round": done + piece} | numbers)
-        found.append(history)
-    return found
-
-
 def compare(
     base: dict[str, Any],
     methods: dict[str, dict[str, Any]],
@@ -153,8 +124,10 @@ class Study:
     """Prints a table as it comes and writes it with everything behind it."""
 
     def __init__(self, name: str, command: str):
-        """Guards the process against known miscompiles; nothing has run before."""
+        """Sets the process up; nothing has run in it before."""
         backend.guard()
+        self._programs = tempfile.TemporaryDirectory()
+        jax.config.update("jax_compilation_cache_dir", self._programs.name)
         self.name, self.command = name, command
         self.rows: list[tuple[str, ...]] = []
         self.begun = time.perf_counter()

@@ -63,6 +63,8 @@ def start_log(log: MetricsLog, config: Config) -> str:
         evaluated = [r["round"] for r in records if "acc" in r]
         is_ours = evaluated == evaluations(config, first)[: len(evaluated)]
         is_ours = is_ours and (not records or records[-1]["round"] <= first)
+        # Version 0.1 wrote lines of several seeds without saying so in config.json.
+        is_ours = is_ours and all(("seeds" in r) <= config.map_seeds for r in records)
     except ValueError:
         is_ours = False
     if is_ours:

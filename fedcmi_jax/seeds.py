@@ -94,12 +94,14 @@ def train(
             sub = folder_of(folder, seed)
             if hosts.any_process(hosts.is_main() and (sub / SUMMARY).exists()):
                 continue
+            last = 0
             observer.note(f"seed {seed} ({i} of {config.seeds})")
             experiment = build(alone(config, seed), mesh, say, like)
             like = like or experiment
             with _prepared(folder, config, seed):
                 try:
-                    run.train(experiment, sub, observer, stop)
+                    done = run.train(experiment, sub, observer, stop)
+                    last = int(done.state.round)
                 except run.Interrupted as error:
                     where = (error.signal_number, error.round, seed)
                     raise run.Interrupted(*where) from None
@@ -109,7 +111,7 @@ def train(
                 write_metrics(config, folder)
             if i < config.seeds and hosts.any_process(bool(stop)):
                 number = stop[0] if stop else signal.SIGTERM
-                raise run.Interrupted(number, config.rounds, seed)
+                raise run.Interrupted(number, last, seed)
     if lost:
         raise run.DivergedError("; ".join(lost))
     return write_summary(config, folder) if hosts.is_main() else {}

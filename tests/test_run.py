@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import checkpoint, run, run_folder
+from fedcmi_jax import checkpoint, resume, run, run_folder
 from fedcmi_jax import config as configs
 from fedcmi_jax.cli import main
 from fedcmi_jax.experiment import build, measure
@@ -305,6 +305,27 @@ def test_a_log_that_no_checkpoint_explains_is_moved_aside(
     assert "the run starts over" in capsys.readouterr().err
     assert (folder / f"{run.METRICS}.damaged-1").read_bytes() == text
     assert_same_run(folder, reference, experiment())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_kept"),
+    [
+        (b'{"round": 3, "acc": 0.5}\n{"rou', False),  # killed before a checkpoint
+        (b'{"round": 1, "rejected": [0]}\n', False),
+        (b'{"round": 2, "acc": 0.5}\n', True),  # round 2 is not evaluated
+        (b'{"round": 6, "acc": 0.5}\n', True),
+        (b'{"round": 3, "seeds": 2, "acc": 0.5}\n', True),  # --seeds of version 0.1
+    ],
+)
+def test_only_what_a_killed_process_leaves_is_dropped(text, is_kept, tmp_path):
+    config = configs.from_dict(TINY | SCHEDULE | {"checkpoint_every": 5})
+    log = run_folder.MetricsLog(tmp_path / run.METRICS)
+    log.path.write_bytes(text)
+    note = resume.start_log(log, config)
+    assert log.read() == []
+    aside = tmp_path / f"{run.METRICS}.damaged-1"
+    assert bool(note) == aside.exists() == is_kept
+    assert not is_kept or aside.read_bytes() == text
 
 
 def contents(folder):

@@ -362,7 +362,7 @@ def _read_log(path: Path, metadata: dict[str, Any]) -> bytes | None:
     except PermissionError:
         raise
     except OSError as error:
-        raise _DamagedError(_brief(error)) from error
+        raise _DamagedError(f"{_LOG}: {_brief(error)}") from error
     if hashlib.sha256(packed).hexdigest() != metadata["log"]:
         raise _DamagedError(f"{_LOG} has changed")
     return gzip.decompress(packed)

@@ -16,7 +16,7 @@ from typing import Any
 from study import HEADS_ONLY, Study, cell, compare, last, merged
 
 from fedcmi_jax import config as configs
-from fedcmi_jax import seeds
+from fedcmi_jax.seeds import histories
 
 SEEDS = 5
 
@@ -94,7 +94,7 @@ def drift(study: Study) -> dict[str, Any]:
             label = f"{name}, momentum {0.9 if momentum is None else momentum:g}"
             label = name if name == "scaffold" else label
             config = configs.from_dict(values)
-            found = seeds.histories(config, range(SEEDS), early)
+            found = histories(config, range(SEEDS), early)
             runs[f"{label}, rate {own:g}"] = found
             points = [cell([seed[i]["acc"] for seed in found]) for i in (0, -1)]
             study.row(label, f"{own:g}", *points)
@@ -123,7 +123,7 @@ def selection(study: Study) -> dict[str, Any]:
                 "rounds": limit,
             },
         )
-        runs[name] = seeds.histories(configs.from_dict(values), range(SEEDS), 1)
+        runs[name] = histories(configs.from_dict(values), range(SEEDS), 1)
         reached = [
             min([p["round"] for p in seed if p["acc"] >= target], default=limit)
             for seed in runs[name]

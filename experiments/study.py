@@ -11,15 +11,17 @@ there near the last round was still learning.
 import json
 import pathlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from fedcmi_jax import backend, seeds
+from fedcmi_jax import backend
 from fedcmi_jax import config as configs
 from fedcmi_jax.run import versions
+from fedcmi_jax.seeds import histories
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -104,7 +106,7 @@ def compare(
     for name, change in methods.items():
         change = {"method": change} if "name" in change else change
         config = configs.from_dict(merged(base, change))
-        runs[name] = seeds.histories(config, range(num_seeds), every)
+        runs[name] = histories(config, range(num_seeds), every)
         first = next(iter(runs.values()))
         gap = paired(last(runs[name], columns[0]), last(first, columns[0]))
         print_row(
@@ -122,8 +124,10 @@ class Study:
     """Prints a table as it comes and writes it with everything behind it."""
 
     def __init__(self, name: str, command: str):
-        """Guards the process against known miscompiles; nothing has run before."""
+        """Sets the process up; nothing has run in it before."""
         backend.guard()
+        self._programs = tempfile.TemporaryDirectory()
+        jax.config.update("jax_compilation_cache_dir", self._programs.name)
         self.name, self.command = name, command
         self.rows: list[tuple[str, ...]] = []
         self.begun = time.perf_counter()

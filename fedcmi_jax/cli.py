@@ -6,6 +6,7 @@ SIGTERM with everything saved.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import rich.console
+from jax.sharding import Mesh
 
 from fedcmi_jax import (
     backend,
@@ -22,16 +24,24 @@ from fedcmi_jax import (
     hosts,
     launch,
     report,
+    resume,
     run,
     seeds,
     sweep,
 )
 from fedcmi_jax import config as configs
 from fedcmi_jax.bench import command
-from fedcmi_jax.experiment import Experiment, build
+from fedcmi_jax.experiment import build
 from fedcmi_jax.flags import parse, parse_options
 from fedcmi_jax.presets import DEFAULT
-from fedcmi_jax.run_folder import check_free, check_run, create, default_folder, lock
+from fedcmi_jax.run_folder import (
+    check_free,
+    check_run,
+    create,
+    default_folder,
+    lock,
+    read_json,
+)
 
 RUNS = pathlib.Path("runs")
 """Where run folders go unless --output says otherwise."""
@@ -43,7 +53,7 @@ USAGE = """\
 usage: fedcmi COMMAND ...
 
   train [PRESET] [--FLAG=VALUE ...]   train; without a preset: {default}
-                                      --seeds=S: S seeds in one program
+                                      --seeds=S: S seeds in one run
   resume RUN                          go on with an interrupted run
   sweep clients [PRESET]              seconds, memory, accuracy at 10 ... 100,000
   bench [--FLAG=VALUE ...]            time compiled rounds; see bench --help
@@ -123,7 +133,6 @@ def _usage() -> str:
 
 def _train(args: list[str]) -> int:
     where, args = launch.split_flags(args)
-    count, args = _take(args, "--seeds")
     config = parse(args)
     if config is None:
         return 0
@@ -132,24 +141,15 @@ def _train(args: list[str]) -> int:
         folder = default_folder(RUNS, name, config.seed)
     else:
         folder = pathlib.Path(config.output)
-    if count is not None:
-        if where != launch.Launch(devices=where.devices):
-            raise ValueError(
-                "--seeds: runs in one process on one device; leave out "
-                "--host-devices and --coordinator"
-            )
-        if config.stream:
-            raise ValueError("--seeds: needs resident data; leave out --stream")
-        return _train_seeds(count, config, folder)
     check_free(folder)
     mesh = launch.start(where)
-    experiment = build(config, mesh, _say)
+    train = _prepared(config, mesh)
     if not hosts.is_main():
-        return _run(experiment, folder)
+        return _run(train, folder)
     create(folder)
     with lock(folder):
         run.write_config(folder, config)
-        return _run(experiment, folder)
+        return _run(train, folder)
 
 
 def _resume(args: list[str]) -> int:
@@ -168,34 +168,70 @@ def _resume(args: list[str]) -> int:
     with lock(folder) if hosts.is_main() else contextlib.nullcontext():
         config = run.read_config(folder)
         if (folder / run.SUMMARY).exists():
-            if note := run.mend_log(folder):
-                _say(note)
-            print(f"{folder} is finished: {config.rounds} rounds; nothing to do")
-            return 0
-        return _run(build(config, mesh, _say), folder)
+            return _finished(config, folder)
+        return _run(_prepared(config, mesh), folder)
 
 
-def _run(experiment: Experiment, folder: pathlib.Path) -> int:
-    interactive = sys.stdout.isatty()
+def _finished(config: configs.Config, folder: pathlib.Path) -> int:
+    """Nothing is left to train; a damaged log is."""
+    in_turn = config.seeds > 1 and not config.map_seeds
+    notes = seeds.mend(config, folder) if in_turn else [resume.mend_log(folder)]
+    for note in filter(None, notes):
+        _say(note)
+    summary = read_json(folder / run.SUMMARY)
+    early = ", stopped early" if summary.get("stopped_early") else ""
+    rounds = f"{summary.get('rounds', config.rounds)} rounds{early}"
+    print(f"{folder} is finished: {rounds}; nothing to do")
+    return 0
+
+
+Train = Callable[[pathlib.Path, run.Observer], str]
+"""Trains in a folder; the result in a few lines, for process 0 to print."""
+
+
+def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
+    """Builds everything, which refuses what is impossible, but trains nothing yet."""
+    say = functools.cache(_say)  # each seed's experiment has the same notes
+    in_turn = config.seeds > 1 and not config.map_seeds
+    one = seeds.alone(config, config.seed) if in_turn else config
+    experiment = build(one, mesh, say)
+    if in_turn:
+
+        def train_seeds(folder: pathlib.Path, observer: run.Observer) -> str:
+            done = seeds.train(config, folder, mesh, observer, say, experiment)
+            return seeds.final_block(done["final"], folder) if done else ""
+
+        return train_seeds
+
+    def train(folder: pathlib.Path, observer: run.Observer) -> str:
+        done = run.train(experiment, folder, observer)
+        if not done.final:
+            return ""
+        if config.map_seeds:
+            return seeds.final_block(done.final, folder)
+        return report.final_block(done)
+
+    return train
+
+
+def _run(train: Train, folder: pathlib.Path) -> int:
     if not hosts.is_main():
         try:
-            run.train(experiment, folder)
+            train(folder, run.Observer())
         except run.Interrupted as stop:
             return 128 + stop.signal_number
         return 0
     with (
         report.BarProgress()
-        if interactive
+        if sys.stdout.isatty()
         else contextlib.nullcontext(report.PlainProgress()) as observer
     ):
         try:
-            summary = run.train(experiment, folder, observer)
+            block = train(folder, observer)
         except run.Interrupted as stop:
-            observer.note(
-                f"saved round {stop.round}; continue with: fedcmi resume {folder}"
-            )
+            observer.note(f"{stop}; continue with: fedcmi resume {folder}")
             return 128 + stop.signal_number
-    print(report.final_block(summary))
+    print(block)
     return 0
 
 
@@ -250,22 +286,6 @@ def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
     return values[-1] if values else None, [
         a for a in args if not a.startswith(f"{flag}=")
     ]
-
-
-def _train_seeds(count: str, config: configs.Config, folder: pathlib.Path) -> int:
-    if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"--seeds: {count!r} is no whole number of 1 or more")
-    check_free(folder)
-    experiment = build(config, say=_say)
-    create(folder)
-    with lock(folder):
-        run.write_config(folder, config)
-        summary = seeds.train_seeds(
-            experiment, int(count), folder, lambda line: print(line, flush=True)
-        )
-    final = summary["final"]
-    print(f"acc {100 * final['acc']:.1f} +- {100 * final['acc_std']:.1f} %; {folder}")
-    return 0
 
 
 def _bench(args: list[str]) -> int:

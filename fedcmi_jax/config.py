@@ -209,6 +209,12 @@ class Config:
         holdout_...
       rounds: Rounds of the run, R.
       seed: Seed of everything random.
+      seeds: Runs with the seeds seed, seed + 1... one after the other through one
+        compiled program, each in a folder of its own; metrics over all beside them.
+      map_seeds: Train all seeds at once in one program (vmap), on the partition of
+        seed 0 (as fixed_partition): for small models on one device.
+      early_stop_rounds: Stop when this many rounds brought no higher fused accuracy on
+        validation, judged at evaluations; None: train all rounds.
       fixed_partition: Deal partition, modalities and held-out samples by seed 0,
         whatever the seed is: several seeds then share them.
       eval_every: Rounds between evaluations.
@@ -241,6 +247,9 @@ class Config:
     holdout_clients: int = 0
     rounds: int = 100
     seed: int = 0
+    seeds: int = 1
+    map_seeds: bool = False
+    early_stop_rounds: int | None = None
     fixed_partition: bool = False
     eval_every: int = 1
     checkpoint_every: int = 10
@@ -339,6 +348,7 @@ def check_config(config: Config) -> None:
     at_least_one: dict[str, float] = {
         "clients_per_round": config.clients_per_round,
         "rounds": config.rounds,
+        "seeds": config.seeds,
         "eval_every": config.eval_every,
         "checkpoint_every": config.checkpoint_every,
         "chunk_size": 1 if config.chunk_size == "auto" else config.chunk_size,
@@ -387,7 +397,29 @@ def check_config(config: Config) -> None:
             f"rounds_per_call: {config.rounds_per_call} is not possible with stream, "
             "which sends data between rounds; leave it out"
         )
+    _check_seeds(config)
     _check_choices(config, "")
+
+
+def _check_seeds(config: Config) -> None:
+    """Refuses what several seeds at once, or early stopping, cannot do."""
+    if config.map_seeds and config.seeds == 1:
+        raise ValueError("map_seeds: there is one seed only; give e.g. seeds = 3")
+    if config.map_seeds and config.stream:
+        raise ValueError(
+            "map_seeds: mapped seeds have cohorts of their own, which one stream "
+            "cannot send; leave out map_seeds or stream"
+        )
+    patience = config.early_stop_rounds
+    if patience is None:
+        return
+    if patience < 1:
+        raise ValueError(f"early_stop_rounds: {patience} is below 1; try 20")
+    if not config.validation_fraction > 0:
+        raise ValueError(
+            f"early_stop_rounds: {patience} needs a validation split to judge by; set "
+            "validation_fraction to 0.1"
+        )
 
 
 def check_cohort(clients_per_round: int, clients: int, holdout: int = 0) -> None:

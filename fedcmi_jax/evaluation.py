@@ -7,7 +7,7 @@ read off a table at the end.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,10 +16,8 @@ import numpy as np
 
 from fedcmi_jax.data.base import Split, check_labels
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.types import Array, Batch, Model, Params, PyTree, Sums
-
-Tables = dict[str, Array]
-"""View name -> [C, C] float32 counts."""
+from fedcmi_jax.types import Array, Model, Params, PyTree, Sums
+from fedcmi_jax.views import Tables, batches_of, fused_table, view_tables
 
 
 class Evaluation(NamedTuple):
@@ -94,13 +92,13 @@ def build_programs(
         memory: PyTree,
     ) -> Tables:
         patterns = None if clients is None else clients.patterns
-        tables = _tables(model, params, batch_stats, patterns, *batch)
+        tables = view_tables(model, params, batch_stats, patterns, *batch)
         if clients is not None and personal is not None and memory is not None:
 
             def one_client(client):
                 own, pattern = client
                 own_params = personal(params, own)
-                return _fused_table(model, own_params, batch_stats, pattern, *batch)
+                return fused_table(model, own_params, batch_stats, pattern, *batch)
 
             own = (memory, clients.patterns[clients.pattern_of])
             tables["personal"] = jax.lax.map(one_client, own)
@@ -317,38 +315,6 @@ def read_sums(sums: Sums) -> dict[str, float]:
     return result
 
 
-def batches_of(
-    split: Split,
-    chunks: Sequence[np.ndarray],
-    modalities: tuple[str, ...],
-    batch_size: int,
-) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]]:
-    """Samples of a split, read a batch at a time.
-
-    Args:
-      split: The samples.
-      chunks: Rows of each batch, at most B.
-      modalities: M names.
-      batch_size: B.
-
-    Yields:
-      inputs, labels [B], valid [B] and present [B, M]; rows past the chunk are zero.
-    """
-    for rows in chunks:
-
-        def padded(x: np.ndarray) -> np.ndarray:
-            tail = np.zeros((batch_size - len(x), *x.shape[1:]), x.dtype)
-            return np.concatenate([x, tail])
-
-        inputs = {m: padded(split.inputs[m][rows]) for m in modalities}
-        labels = split.labels[rows].astype(np.int32)
-        valid = np.ones(len(rows), np.float32)
-        present = np.ones((len(rows), len(modalities)), np.float32)
-        if split.available is not None:
-            present = np.asarray(split.available[rows], np.float32)
-        yield inputs, padded(labels), padded(valid), padded(present)
-
-
 def _streamed(
     programs: Programs,
     clients: ClientView | None,
@@ -368,58 +334,3 @@ def _streamed(
         return programs.finish(total, clients)
 
     return evaluate
-
-
-def _fused_table(
-    model, params, batch_stats, available, inputs, labels, valid, present
-) -> Array:
-    """[C, C] counts of the fused logits under one set of modalities."""
-    rows = present * available[None]
-    batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
-    logits = model.apply(params, batch_stats, batch, False)[0].logits
-    return _confusion(logits, labels, valid)
-
-
-def _confusion(logits: Array, labels: Array, weights: Array) -> Array:
-    """[C, C] weighted counts, row true class, column prediction."""
-    num_classes = logits.shape[-1]
-    truth = jax.nn.one_hot(labels, num_classes) * weights[:, None]
-    return truth.T @ jax.nn.one_hot(logits.argmax(-1), num_classes)
-
-
-def _tables(
-    model, params, batch_stats, patterns, inputs, labels, valid, present
-) -> Tables:
-    """Confusion counts of every view on one batch; ``patterns`` [P, C, C] or None."""
-    num_modalities = len(model.modalities)
-
-    def forward(available: Array):
-        rows = present * available[None]
-        batch = Batch(inputs, labels, valid, rows, jnp.arange(len(labels)))
-        return model.apply(params, batch_stats, batch, False)[0]
-
-    def count(logits: Array, weights: Array = valid) -> Array:
-        return _confusion(logits, labels, weights)
-
-    full = forward(jnp.ones(num_modalities))
-    tables = {"acc": count(full.logits)}
-    halves = model.shares(params, full.parts) if model.shares else {}
-    for i, m in enumerate(model.modalities):
-        has = valid * present[:, i]
-        alone = {
-            k: part if k == m else jnp.zeros_like(part)
-            for k, part in full.parts.items()
-        }
-        tables[f"acc_{m}_zero"] = count(model.fuse(params, alone), has)
-        if m in halves:
-            tables[f"acc_{m}_half"] = count(halves[m], has)
-        if model.has_projectors:
-            only = jnp.zeros(num_modalities).at[i].set(1.0)
-            tables[f"acc_{m}_infiltration"] = count(forward(only).logits, has)
-            tables[f"acc_{m}_head"] = count(full.self_logits[m], has)
-    if patterns is not None:
-        batch = (inputs, labels, valid, present)
-        tables["patterns"] = jnp.stack(
-            [_fused_table(model, params, batch_stats, p, *batch) for p in patterns]
-        )
-    return tables

@@ -1,6 +1,7 @@
 """The experiment that a configuration describes: data, model, algorithm, evaluation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
 from fedcmi_jax.measures import Measures, build_measures
 from fedcmi_jax.methods.base import FEDAVG, Method, is_set
 from fedcmi_jax.momentum import momentum_gain
+from fedcmi_jax.seed_axis import over_seeds, seed_keys
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
 
@@ -73,7 +75,9 @@ class Experiment(NamedTuple):
 
     @property
     def key(self) -> jax.Array:
-        """The PRNG key of the run's seed."""
+        """The PRNG key of the run's seed; [S] where seeds are mapped."""
+        if self.config.map_seeds:
+            return seed_keys(self.config.seed, self.config.seeds)
         return jax.random.key(self.config.seed)
 
     def federation_at(self, round: int) -> Federation:
@@ -100,6 +104,8 @@ def build(
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
+      With ``map_seeds`` its algorithm is that of all seeds (``seed_axis.over_seeds``);
+      otherwise it is of one seed, ``config.seed``.
 
     Raises:
       ValueError: Something in the configuration is impossible, or it differs from that
@@ -112,11 +118,16 @@ def build(
       20
     """
     check_config(config)
+    if config.map_seeds and mesh is not None:
+        raise ValueError("map_seeds: mapped seeds run on one device; give --devices=1")
     if like is not None:
         _check_like(config, like)
     method = create("method", config.method)
     dataset = load_dataset(config.dataset, say) if like is None else like.dataset
-    dealt = deal(config, dataset)
+    if config.map_seeds:
+        say("map_seeds: all seeds share one partition, as with fixed_partition")
+    shares = config.fixed_partition or config.map_seeds
+    dealt = deal(dataclasses.replace(config, fixed_partition=shares), dataset)
     parts = dealt.partition
     clients = parts.num_clients + config.holdout_clients
     config = dataclasses.replace(config, clients=clients)
@@ -138,8 +149,9 @@ def build(
         else like.model
     )
 
+    @functools.cache  # so that seeds share what chunk_size = "auto" chooses
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
-        return build_algorithm(
+        algorithm = build_algorithm(
             method,
             model,
             clients_per_round=config.clients_per_round,
@@ -150,6 +162,7 @@ def build(
             clip_norm=config.clip_norm,
             mesh=mesh,
         )
+        return over_seeds(algorithm) if config.map_seeds else algorithm
 
     personal = is_set(method, "start")
     measures = build_measures(

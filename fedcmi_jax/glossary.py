@@ -55,11 +55,11 @@ GLOSSARY: dict[str, Term] = {
         "clients",
     ),
     "personal_{spread}": Term(
-        "the same of every client's own model, for methods that keep one",
+        "as for clients, each with its own model; for methods that keep one",
         "own models",
     ),
     "val_{name}": Term(
-        "the same on samples of all clients held out of training for choices "
+        "that number on samples of all clients held out of training for choices "
         "(validation_fraction)",
         "validation",
     ),

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedcmi_jax.client_tests import (
     ClientHits,
     Personal,
@@ -113,7 +115,8 @@ def build_measures(
     )
     validate: Callable[..., Evaluation] | None = None
     if dealt.validation is not None:
-        validate = evaluator(train, None, rows=dealt.validation.rows)
+        rows = np.sort(dealt.validation.rows)  # neighbours, for a memory map
+        validate = evaluator(train, None, rows=rows)
     testers = {}
     if dealt.client_test is not None:
         testers["client_test"] = build_client_tester(

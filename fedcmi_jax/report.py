@@ -177,7 +177,7 @@ def list_presets() -> rich.table.Table:
 
 
 def list_runs(root: pathlib.Path) -> rich.table.Table:
-    """Runs below a folder: status, rounds and accuracy."""
+    """Runs below a folder: status, rounds and accuracy; several seeds are one run."""
     table = rich.table.Table(
         "run", "method", "rounds", "accuracy", "status", box=None, pad_edge=False
     )
@@ -186,15 +186,18 @@ def list_runs(root: pathlib.Path) -> rich.table.Table:
         try:
             values = read_json(config)["config"]
             records = [r for r in MetricsLog(folder / METRICS).read() if "acc" in r]
+            rounds, method = values["rounds"], values["method"]["name"]
+            seeds = values.get("seeds", 1)
         except (ValueError, KeyError, TypeError) as error:
             table.add_row(str(folder), "", "", "", f"damaged: {error}")
             continue
         done = records[-1]["round"] if records else 0
-        table.add_row(
-            str(folder),
-            values["method"]["name"],
-            f"{done}/{values['rounds']}",
-            _percent(records[-1]["acc"]) if records else "-",
-            "finished" if (folder / SUMMARY).exists() else "resumable",
-        )
+        accuracy = _percent(records[-1]["acc"]) if records else "-"
+        status = "finished" if (folder / SUMMARY).exists() else "resumable"
+        if seeds > 1:
+            status += f", {seeds} seeds"
+            finished = len(records[-1]["seeds"]) if records else 0
+            if finished < seeds:
+                status += f", {finished} of them done"
+        table.add_row(str(folder), method, f"{done}/{rounds}", accuracy, status)
     return table

@@ -9,31 +9,35 @@ written again, and a log that is not the checkpoint's is moved aside and rebuilt
 
 import contextlib
 import importlib.metadata
-import os
 import pathlib
 import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from fedcmi_jax import autotune, checkpoint, hosts, streaming
+from fedcmi_jax import autotune, checkpoint, hosts, resume, seed_axis, streaming
 from fedcmi_jax.aggregate import all_finite
+from fedcmi_jax.best import Best, best_of, should_stop
 from fedcmi_jax.clients import place_state, shards_memory
 from fedcmi_jax.config import Config, check_config, from_dict, to_dict
 from fedcmi_jax.evaluation import read_sums
-from fedcmi_jax.experiment import Experiment, measure, rounds_per_call
-from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
+from fedcmi_jax.experiment import Experiment, build, measure, rounds_per_call
+from fedcmi_jax.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    MetricsLog,
+    read_json,
+    write_json,
+)
 from fedcmi_jax.types import FederationState, PyTree, RoundInfo
-
-CONFIG = "config.json"
-METRICS = "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
-SUMMARY = "summary.json"
 
 LONGEST_POLL = 0.05
 """Seconds between looks at the device while a round runs, at most."""
@@ -59,19 +63,24 @@ class Summary(NamedTuple):
       folder: Its folder.
       final: Its last metrics line.
       state: Its final state.
+      best: The metrics line of the best round on validation; None without validation.
+      stopped_early: The round at which early stopping ended it; None: it did not.
     """
 
     folder: pathlib.Path
     final: dict[str, Any]
     state: FederationState
+    best: dict[str, Any] | None = None
+    stopped_early: int | None = None
 
 
 class Interrupted(Exception):
     """The run was asked to stop, and has saved a checkpoint of ``round``."""
 
-    def __init__(self, signal_number: int, round: int):
+    def __init__(self, signal_number: int, round: int, seed: int | None = None):
         """Keeps what the caller needs to report."""
-        super().__init__(f"stopped after round {round}")
+        of = "" if seed is None else f" of seed {seed}"
+        super().__init__(f"saved round {round}{of}")
         self.signal_number = signal_number
         self.round = round
 
@@ -111,14 +120,23 @@ def read_config(folder: pathlib.Path) -> Config:
 
 
 def train(
-    experiment: Experiment, folder: pathlib.Path, observer: Observer | None = None
+    experiment: Experiment,
+    folder: pathlib.Path,
+    observer: Observer | None = None,
+    stop: list[int] | None = None,
 ) -> Summary:
     """Trains, or goes on from the folder's newest good checkpoint, to the last round.
+
+    With a validation split, the best round so far (`fedcmi_jax.best`) is kept as a
+    checkpoint in ``best/``, and ``early_stop_rounds`` may end the run before its last
+    round. Where seeds are mapped, both look at the mean over the seeds.
 
     Args:
       experiment: What to run; ``experiment.build``.
       folder: The run's folder; it must exist.
       observer: Hears of progress.
+      stop: Filled with a signal by a caller who collects SIGINT and SIGTERM
+        (``stop_requests``); None: collected here.
 
     Returns:
       The run's summary, also written to summary.json.
@@ -126,7 +144,7 @@ def train(
     Raises:
       ValueError: The folder cannot be used, the checkpoints belong to another
         configuration, none of several can be used, or the log lacks lines that no
-        checkpoint holds. Nothing has been changed then.
+        checkpoint holds. Log and checkpoints have not been touched then.
       Interrupted: SIGINT or SIGTERM; the last finished round is saved.
       DivergedError: No client of a round sent a finite update, or the model is no
         longer finite; the last checkpoint is that of an earlier round. Metric lines
@@ -134,44 +152,138 @@ def train(
     """
     observer = observer or Observer()
     config = experiment.config
+    if config.seeds > 1 and not config.map_seeds:
+        raise ValueError(f"seeds: {config.seeds} is not one run; use seeds.train")
     if hosts.is_main():
-        check_usable(folder)
+        resume.check_usable(folder)
     log = MetricsLog(folder / METRICS) if hosts.is_main() else _NoLog(folder / METRICS)
     experiment = _tuned(experiment, folder, observer)
     state = _start(experiment, folder, log, observer)
-    round = int(state.round)
-    observer.started(round, config.rounds)
-    finite = jax.jit(all_finite)
-    begun = time.perf_counter()
-    with _stop_requests(observer) as stop:
-        while round < config.rounds:
-            piece = _next_stop(config, round) - round
-            state, infos = experiment.algorithm.run(
-                state, experiment.federation_at(round), np.int32(piece)
-            )
-            _wait(infos)
-            infos = jax.device_get(infos)
-            _check_alive(config, infos, round, piece, log)
-            # Finite updates can add up to more than a float holds. Checked before
-            # anything is saved, so that every checkpoint can be gone on from.
-            if not finite((state.params, state.batch_stats)):
-                raise _diverged(config, round + piece, "the model is not finite", log)
-            round += piece
-            for record in _records(experiment, state, infos, round - piece, piece):
-                if "acc" in record:
-                    now = time.perf_counter()
-                    record["seconds"], begun = now - begun, now
-                log.append(record)
-                if "acc" in record:
-                    observer.evaluated(record)
-            stopping = hosts.any_process(bool(stop))
-            if _is_due(config.checkpoint_every, round, config.rounds) or stopping:
-                _save(folder, state, log)
-            if stopping and round < config.rounds:
-                raise Interrupted(stop[0] if stop else signal.SIGTERM, round)
+    best = _best_so_far(folder, state, log, observer)
+    observer.started(int(state.round), config.rounds)
+    with contextlib.ExitStack() as stack:
+        if stop is None:
+            stop = stack.enter_context(stop_requests(observer))
+        state, stopped = _loop(experiment, folder, state, best, log, observer, stop)
     if experiment.stream is not None:
         observer.note(streaming.describe(experiment.stream.report()))
-    return _finish(experiment, folder, log, state)
+    return _finish(experiment, folder, log, state, stopped)
+
+
+def _loop(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    state: FederationState,
+    best: Best,
+    log: MetricsLog,
+    observer: Observer,
+    stop: list[int],
+) -> tuple[FederationState, bool]:
+    """The last state, and whether early stopping ended the training."""
+    config, round = experiment.config, int(state.round)
+    begun = time.perf_counter()
+    done = _is_over(config, best, round)
+    while not done:
+        piece = _next_stop(config, round) - round
+        state, infos = experiment.algorithm.run(
+            state, experiment.federation_at(round), np.int32(piece)
+        )
+        _wait(infos)
+        infos = jax.device_get(infos)
+        _check_alive(config, infos, round, piece, log)
+        # Finite updates can add up to more than a float holds. Checked before anything
+        # is saved, so that every checkpoint can be gone on from.
+        _check_finite(config, state, round + piece, log)
+        round += piece
+        for record in _records(experiment, state, infos, round - piece, piece):
+            if "acc" in record:
+                now = time.perf_counter()
+                record["seconds"], begun = now - begun, now
+            log.append(record)
+            if "acc" in record:
+                observer.evaluated(record)
+            # Process 0 decides: another's last digit may differ.
+            if hosts.any_process(hosts.is_main() and best.is_beaten_by(record)):
+                best = Best(round, record["val_acc"])
+                _save(folder / BEST, state, log, keep=1)
+        stopping = hosts.any_process(bool(stop))
+        done = _is_over(config, best, round)
+        if resume.is_due(config.checkpoint_every, round, config.rounds) or (
+            stopping or done
+        ):
+            _save(folder / CHECKPOINTS, state, log)
+        if stopping and not done:
+            raise Interrupted(stop[0] if stop else signal.SIGTERM, round)
+    return state, round < config.rounds
+
+
+def _is_over(config: Config, best: Best, round: int) -> bool:
+    """Whether the last round is done, or early stopping says so after an evaluation."""
+    is_evaluated = round > 0 and resume.is_due(config.eval_every, round, config.rounds)
+    stops = is_evaluated and should_stop(best, round, config.early_stop_rounds)
+    return stops or round >= config.rounds
+
+
+def _best_so_far(
+    folder: pathlib.Path, state: FederationState, log: MetricsLog, observer: Observer
+) -> Best:
+    """The best round of the log; notes if its checkpoint is gone."""
+    best = best_of(log.read()) if hosts.is_main() else Best()
+    if best.round:
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        try:
+            # One of a later round comes from a killed process and will come again.
+            is_there = checkpoint.restore(folder / BEST, like).round >= best.round
+        except ValueError:
+            is_there = False
+        if not is_there:
+            observer.note(
+                f"{folder / BEST} has lost round {best.round}, the best so far; the "
+                "next better round is kept there"
+            )
+    return best._replace(round=int(hosts.agree(np.int32(best.round))))
+
+
+def load_best(
+    folder: pathlib.Path, experiment: Experiment | None = None
+) -> checkpoint.Restored:
+    """The state of the best round on validation.
+
+    Args:
+      folder: A run's folder.
+      experiment: Its experiment, on one device; None: built from its config.json.
+
+    Returns:
+      The state and its round. Of mapped seeds: all their states
+      (``seed_axis.one_seed``).
+
+    Raises:
+      ValueError: There is none, or it is damaged.
+
+    Example:
+      >>> load_best(pathlib.Path("no/such/folder"))
+      Traceback (most recent call last):
+      ValueError: no/such/folder/config.json: there is no such file; give a run's folder
+    """
+    if not (folder / CONFIG).is_file():
+        path = folder / CONFIG
+        raise ValueError(f"{path}: there is no such file; give a run's folder")
+    best = best_of(MetricsLog(folder / METRICS).read())
+    if not best.round:
+        raise ValueError(
+            f"{folder} has no best round: none was evaluated on a validation split; "
+            "train with --validation-fraction=0.1"
+        )
+    experiment = experiment or build(read_config(folder))
+    init = experiment.algorithm.init
+    like = jax.eval_shape(init, experiment.key, experiment.federation)
+    restored = checkpoint.restore(folder / BEST, like)
+    if (folder / SUMMARY).exists() and restored.round != best.round:
+        raise ValueError(
+            f"{folder / BEST} holds round {restored.round}, but the best is round "
+            f"{best.round}; its checkpoint was lost"
+        )
+    return restored
 
 
 def _start(
@@ -183,7 +295,7 @@ def _start(
     found = bool(checkpoint.rounds(checkpoints)) if hosts.is_main() else False
     if not hosts.any_process(found):
         if hosts.is_main():
-            _start_log(log, experiment.config, observer)
+            _tell(observer, resume.start_log(log, experiment.config))
         return init(experiment.key, experiment.federation)
     if experiment.mesh is None:
         like = jax.eval_shape(init, experiment.key, experiment.federation)
@@ -202,103 +314,22 @@ def _start(
     for line in restored.skipped:
         observer.note(line)
     if hosts.is_main():
-        _restore_log(log, experiment.config, restored, observer)
+        _tell(observer, resume.restore_log(log, experiment.config, restored))
     return restored.state
 
 
-def check_usable(folder: pathlib.Path) -> None:
-    """Refuses a run folder in which training would fail; changes nothing.
-
-    Args:
-      folder: A run's folder.
-
-    Raises:
-      ValueError: A file stands where a folder must be or the reverse, or this user may
-        not write.
-    """
-    checkpoints, log = folder / CHECKPOINTS, folder / METRICS
-    if os.path.lexists(checkpoints) and not checkpoints.is_dir():
-        raise ValueError(f"{checkpoints}: is no folder; move it away to go on")
-    if os.path.lexists(log) and not log.is_file():
-        raise ValueError(f"{log}: is no file; move it away to go on")
-    for path in (folder, checkpoints, log):
-        if path.exists() and not os.access(path, os.W_OK):
-            raise ValueError(f"{path}: cannot be written; change its permissions")
+def _tell(observer: Observer, note: str) -> None:
+    if note:
+        observer.note(note)
 
 
-def mend_log(folder: pathlib.Path) -> str:
-    """Rebuilds the log of a finished run if it is not what its last checkpoint holds.
-
-    Args:
-      folder: A run's folder.
-
-    Returns:
-      A line for the user if the log was rebuilt, else "".
-    """
-    saved = checkpoint.newest_log(folder / CHECKPOINTS)
-    if saved is None:
-        return ""
-    return MetricsLog(folder / METRICS).restore(*saved)
-
-
-def _evaluations(config: Config, round: int) -> list[int]:
-    """The rounds up to this one that are evaluated."""
-    numbers = range(1, round + 1)
-    return [r for r in numbers if _is_due(config.eval_every, r, config.rounds)]
-
-
-def _start_log(log: MetricsLog, config: Config, observer: Observer) -> None:
-    """Empties the log of a run without checkpoints.
-
-    What a process killed before its first checkpoint leaves is dropped; what it cannot
-    have left is moved aside.
-    """
-    first = min(config.checkpoint_every, config.rounds)
-    try:
-        records = log.read()
-        evaluated = [r["round"] for r in records if "acc" in r]
-        is_ours = evaluated == _evaluations(config, first)[: len(evaluated)]
-        is_ours = is_ours and (not records or records[-1]["round"] <= first)
-    except ValueError:
-        is_ours = False
-    if not is_ours:
-        observer.note(
-            f"{log.path} is none of a run without checkpoints: the run starts over; "
-            f"what was there is {log.set_aside()}"
-        )
-    log.truncate_after(0)
-
-
-def _restore_log(
-    log: MetricsLog,
-    config: Config,
-    restored: checkpoint.Restored,
-    observer: Observer,
+def _save(
+    folder: pathlib.Path, state: FederationState, log: MetricsLog, keep: int = 3
 ) -> None:
-    """Makes the log what it was when the restored checkpoint was saved."""
-    if restored.log is not None:
-        note = log.restore(restored.round, restored.log)
-        if note:
-            observer.note(note)
-        return
-    # Version 0.1 saved no copy.
-    found = [r["round"] for r in log.read() if "acc" in r]
-    found = [r for r in found if r <= restored.round]
-    if found != (expected := _evaluations(config, restored.round)):
-        odd = min(set(found) ^ set(expected))
-        raise ValueError(
-            f"{log.path}: has {'no' if odd in expected else 'an odd'} line of round "
-            f"{odd}, and checkpoint {restored.round} holds no copy; put the file back "
-            "or start the run again in a new folder"
-        )
-    log.truncate_after(restored.round)
-
-
-def _save(folder: pathlib.Path, state: FederationState, log: MetricsLog) -> None:
     """Writes a checkpoint; all processes call it, process 0 writes."""
     state = hosts.fetch(state)
     if hosts.is_main():
-        checkpoint.save(folder / CHECKPOINTS, state, log=log.content)
+        checkpoint.save(folder, state, keep=keep, log=log.content)
 
 
 def _tuned(
@@ -341,10 +372,6 @@ class _NoLog(MetricsLog):
         """Does nothing."""
 
 
-def _is_due(every: int, round: int, rounds: int) -> bool:
-    return round % every == 0 or round == rounds
-
-
 def _next_stop(config: Config, round: int) -> int:
     """The round at which the next compiled call must end."""
     stops = [round + rounds_per_call(config), config.rounds]
@@ -362,35 +389,75 @@ def _wait(tree: PyTree) -> None:
             pause = min(2 * pause, LONGEST_POLL)
 
 
+def _members(config: Config, tree: Any, pick: Callable) -> dict[int, Any]:
+    """Seed -> its part of a program's result: all of it, unless seeds are mapped."""
+    if not config.map_seeds:
+        return {config.seed: tree}
+    return {config.seed + i: pick(tree, i) for i in range(config.seeds)}
+
+
+def _infos(config: Config, infos: RoundInfo, i: int) -> dict[int, RoundInfo]:
+    """Seed -> row ``i`` of the infos."""
+    row = jax.tree.map(lambda x: x[i], infos)
+    return _members(config, row, lambda t, s: jax.tree.map(lambda x: x[s], t))
+
+
 def _check_alive(
     config: Config, infos: RoundInfo, round: int, piece: int, log: MetricsLog
 ) -> None:
     for i in range(piece):
-        if infos.accepted[i].any():
+        members = _infos(config, infos, i)
+        lost = [seed for seed, info in members.items() if not info.accepted.any()]
+        if not lost:
             continue
         for j in range(i + 1):
-            if infos.rejected[j]:
-                log.append({"round": round + j + 1, "rejected": _rejected(infos, j)})
-        what = f"none of {len(infos.cohort[i])} clients sent a finite update"
-        raise _diverged(config, round + i + 1, what, log)
+            if rejected := _rejected(config, _infos(config, infos, j)):
+                log.append({"round": round + j + 1} | rejected)
+        cohort = len(members[lost[0]].cohort)
+        what = f"none of {cohort} clients sent a finite update"
+        raise _diverged(config, lost, round + i + 1, what, log)
 
 
-def _diverged(config: Config, round: int, what: str, log: MetricsLog) -> DivergedError:
+def _check_finite(
+    config: Config, state: FederationState, round: int, log: MetricsLog
+) -> None:
+    finite = jax.jit(all_finite)
+    members = _members(config, state, seed_axis.one_seed)
+    lost = [n for n, s in members.items() if not finite((s.params, s.batch_stats))]
+    if lost:
+        raise _diverged(config, lost, round, "the model is not finite", log)
+
+
+def _diverged(
+    config: Config, lost: list[int], round: int, what: str, log: MetricsLog
+) -> DivergedError:
+    """The error of the seeds that are lost."""
     folder = log.path.parent
     saved = checkpoint.rounds(folder / CHECKPOINTS)
     kept = f"round {saved[-1]} is saved" if saved else "nothing was saved yet"
     remedies = f"lower --local.learning-rate (now {config.local.learning_rate})"
     if hasattr(config.method, "min_temperature"):
         remedies += ", raise --method.min-temperature"
+    where = f"seed {', '.join(map(str, lost))}, " if config.map_seeds else ""
     return DivergedError(
-        f"round {round}, method {config.method.name}: {what}; {remedies} or set "
+        f"{where}round {round}, method {config.method.name}: {what}; {remedies} or set "
         f"--clip-norm ({kept} in {folder})"
     )
 
 
-def _rejected(infos: RoundInfo, i: int) -> list[int]:
-    """Ids of the clients rejected in row ``i`` of the infos."""
-    return [int(c) for c in infos.cohort[i][~infos.accepted[i]]]
+def _rejected(config: Config, infos: dict[int, RoundInfo]) -> dict[str, Any]:
+    """The field of a metrics line that names the clients rejected in a round, if any.
+
+    Of mapped seeds: seed -> its rejected clients.
+    """
+    found = {
+        seed: [int(c) for c in info.cohort[~info.accepted]]
+        for seed, info in infos.items()
+        if info.rejected
+    }
+    if not found:
+        return {}
+    return {"rejected": found if config.map_seeds else found[config.seed]}
 
 
 def _records(
@@ -404,18 +471,26 @@ def _records(
     config = experiment.config
     for i in range(piece):
         round = before + i + 1
-        record: dict[str, Any] = {"round": round}
-        if infos.rejected[i]:
-            record["rejected"] = _rejected(infos, i)
-        if i == piece - 1 and _is_due(config.eval_every, round, config.rounds):
-            record |= evaluate(experiment, state)
-            info = jax.tree.map(lambda x, i=i: x[i], infos)
-            record |= read_sums(info.metrics)
-            record["learning_rate"] = float(info.learning_rate)
-            record["num_examples"] = float(info.num_examples)
-            record["cohort"] = len(info.cohort)
+        members = _infos(config, infos, i)
+        record = {"round": round} | _rejected(config, members)
+        if i == piece - 1 and resume.is_due(config.eval_every, round, config.rounds):
+            states = _members(config, state, seed_axis.one_seed)
+            rows = {n: _measured(experiment, states[n], members[n]) for n in members}
+            record |= seed_axis.pool(rows) if config.map_seeds else rows[config.seed]
         if len(record) > 1:
             yield record
+
+
+def _measured(
+    experiment: Experiment, state: FederationState, info: RoundInfo
+) -> dict[str, Any]:
+    """The metrics of one seed after an evaluated round."""
+    return evaluate(experiment, state) | {
+        **read_sums(info.metrics),
+        "learning_rate": float(info.learning_rate),
+        "num_examples": float(info.num_examples),
+        "cohort": len(info.cohort),
+    }
 
 
 def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
@@ -424,28 +499,37 @@ def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
 
 
 def _finish(
-    experiment: Experiment, folder: pathlib.Path, log: MetricsLog, state
+    experiment: Experiment,
+    folder: pathlib.Path,
+    log: MetricsLog,
+    state: FederationState,
+    stopped: bool,
 ) -> Summary:
+    config, round = experiment.config, int(state.round)
     if not hosts.is_main():
         return Summary(folder, {}, state)
     records = [r for r in log.read() if "acc" in r]
-    best = max(records, key=lambda r: r["acc"] if r["acc"] is not None else -1.0)
+    number = best_of(records).round
+    best = next((r for r in records if r["round"] == number), None)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
     summary = {
-        "rounds": experiment.config.rounds,
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "rounds": round,
+        "stopped_early": round if stopped else None,
+        "parameters": parameters // (config.seeds if config.map_seeds else 1),
         "final": records[-1],
         "best": best,
+        "chosen_on": "validation" if best else None,
         "seconds": sum(r["seconds"] for r in records),
         "versions": versions(),
     }
     if experiment.stream is not None:
         summary["stream"] = experiment.stream.report()
     write_json(folder / SUMMARY, summary, null_non_finite=True)
-    return Summary(folder, records[-1], state)
+    return Summary(folder, records[-1], state, best, summary["stopped_early"])
 
 
 @contextlib.contextmanager
-def _stop_requests(observer: Observer) -> Iterator[list[int]]:
+def stop_requests(observer: Observer) -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM; a second one ends the process at once.
 
     Yields:

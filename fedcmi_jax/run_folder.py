@@ -1,9 +1,10 @@
 """The plain files of a run folder: JSON, the metrics log, the lock, the name.
 
 A run is a folder with ``config.json``, ``metrics.jsonl`` (one line per evaluated
-round), ``checkpoints/`` (see `fedcmi_jax.checkpoint`) and ``summary.json``. A process
-may be killed between any two instructions here: a JSON file is then either the old or
-the new one, and only the last line of the metrics log can be unfinished.
+round), ``checkpoints/`` and ``best/`` (see `fedcmi_jax.checkpoint`) and
+``summary.json``. A process may be killed between any two instructions here: a JSON file
+is then either the old or the new one, and only the last line of the metrics log can be
+unfinished.
 
 The order that loses nothing: append the metric line of a round, then save its
 checkpoint with a copy of the log; to go on, restore, then `MetricsLog.restore` that
@@ -16,10 +17,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+SUMMARY = "summary.json"
 
 _LOCK = ".lock"
 
@@ -128,6 +135,31 @@ def read_json(path: str | Path) -> Any:
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not valid JSON: {reason}") from None
+
+
+def write_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> bool:
+    """Writes a file of one JSON object per line, atomically, if it is not that already.
+
+    Args:
+      path: Written to; its folder must exist.
+      records: The lines; NaN and infinities become null.
+
+    Returns:
+      Whether the file was written.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+      >>> write_lines(path, [{"round": 5}]), write_lines(path, [{"round": 5}])
+      (True, False)
+    """
+    lines = (json.dumps(_plain(r, True), allow_nan=False) + "\n" for r in records)
+    content = "".join(lines).encode()
+    path = Path(path)
+    if path.is_file() and path.read_bytes() == content:
+        return False
+    _replace(path, content)
+    return True
 
 
 class MetricsLog:

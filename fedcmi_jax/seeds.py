@@ -1,152 +1,290 @@
-"""Several seeds of one configuration in one compiled program.
+"""Several seeds of one configuration, one after the other through one program.
 
-The federations share data and partition (those of the configuration's seed) and differ
-in initial weights, cohorts and batches. They are mapped (``vmap``), or run one after
-the other inside the program, whichever a timed round shows to be faster.
+A run of several seeds is a run folder like any other, with a folder ``seed-S`` for each
+seed that is what ``--seed=S`` alone writes. What stands beside them, metrics.jsonl and
+summary.json, follows from them alone and is written anew whenever a seed has finished.
 """
 
+import contextlib
+import dataclasses
 import pathlib
-import time
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from fedcmi_jax.evaluation import summarise
-from fedcmi_jax.experiment import Experiment
-from fedcmi_jax.run_folder import MetricsLog, write_json
-from fedcmi_jax.types import FederationState, PyTree
+from fedcmi_jax import autotune, hosts, resume, run
+from fedcmi_jax.aggregate import all_finite
+from fedcmi_jax.config import Config, to_dict
+from fedcmi_jax.experiment import Experiment, build
+from fedcmi_jax.run_folder import (
+    METRICS,
+    SUMMARY,
+    MetricsLog,
+    is_run,
+    lock,
+    read_json,
+    write_json,
+    write_lines,
+)
+from fedcmi_jax.seed_axis import pool
 
-SUMMARY = "summary.json"
-METRICS = "metrics.jsonl"
 
+def numbers(config: Config) -> range:
+    """The seeds of a configuration.
 
-def seed_keys(first: int, count: int) -> jax.Array:
-    """[count] PRNG keys of the seeds first, first + 1...
-
-    Raises:
-      ValueError: count is below 1.
+    Example:
+      >>> from fedcmi_jax.config import from_dict
+      >>> list(numbers(from_dict({"seed": 5, "seeds": 2})))
+      [5, 6]
     """
-    if count < 1:
-        raise ValueError(f"seeds: {count} is below 1; give at least 1")
-    return jnp.stack([jax.random.key(first + i) for i in range(count)])
+    return range(config.seed, config.seed + config.seeds)
 
 
-def mapped(experiment: Experiment) -> Callable[..., FederationState]:
-    """(states, rounds) -> states, all seeds at once; jitted, states donated."""
+def folder_of(folder: pathlib.Path, seed: int) -> pathlib.Path:
+    """Where a seed's own run is.
 
-    def run(states: FederationState, rounds: jax.Array) -> FederationState:
-        return jax.vmap(lambda s: _run(experiment, s, rounds))(states)
-
-    return jax.jit(run, donate_argnums=0)
-
-
-def in_turn(experiment: Experiment) -> Callable[..., FederationState]:
-    """The same, one seed after the other in one program."""
-
-    def run(states: FederationState, rounds: jax.Array) -> FederationState:
-        return jax.lax.map(lambda s: _run(experiment, s, rounds), states)
-
-    return jax.jit(run, donate_argnums=0)
+    Example:
+      >>> str(folder_of(pathlib.Path("runs/a"), 3))
+      'runs/a/seed-3'
+    """
+    return folder / f"seed-{seed}"
 
 
-def _run(experiment: Experiment, state: FederationState, rounds: jax.Array):
-    return experiment.algorithm.run(state, experiment.federation, rounds)[0]
+def alone(config: Config, seed: int) -> Config:
+    """The configuration of one seed's own run."""
+    return dataclasses.replace(config, seed=seed, seeds=1, map_seeds=False)
 
 
-def faster(
-    experiment: Experiment, keys: jax.Array
-) -> tuple[Callable[..., FederationState], str]:
-    """The faster of ``mapped`` and ``in_turn`` by one timed round, and a line on it."""
-    count = len(keys)
-    seconds = {}
-    ways = {"mapped": mapped(experiment), "in turn": in_turn(experiment)}
-    for name, run in ways.items():
-        states = start(experiment, keys)
-        states = jax.block_until_ready(run(states, np.int32(1)))
-        begun = time.perf_counter()
-        jax.block_until_ready(run(states, np.int32(1)))
-        seconds[name] = time.perf_counter() - begun
-    best = min(seconds, key=lambda name: seconds[name])
-    gain = seconds["in turn"] / seconds["mapped"]
-    verdict = "pays" if best == "mapped" else "does not pay"
-    return ways[best], (
-        f"{count} seeds in one program: mapping them {verdict} here "
-        f"({gain:.2f} x the speed of one after the other)"
-    )
-
-
-def start(experiment: Experiment, keys: jax.Array) -> FederationState:
-    """The first state of every seed, leaves [seeds, ...]."""
-    init = experiment.algorithm.init
-    return jax.jit(jax.vmap(lambda key: init(key, experiment.federation)))(keys)
-
-
-def train_seeds(
-    experiment: Experiment,
-    count: int,
+def train(
+    config: Config,
     folder: pathlib.Path,
-    say: Callable[[str], None] = lambda line: None,
+    mesh: Mesh | None = None,
+    observer: run.Observer | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    like: Experiment | None = None,
 ) -> dict[str, Any]:
-    """Trains ``count`` seeds; metrics.jsonl has mean and deviation over them.
+    """Trains every seed that has not finished, and writes what they say together.
 
-    There are no checkpoints: an interrupted run starts again.
+    A seed that diverges does not keep the others from training.
 
     Args:
-      experiment: On one device.
-      count: Seeds, from the configuration's on.
-      folder: The run's folder; must exist.
-      say: Hears of progress.
+      config: With ``seeds`` above 1.
+      folder: The run's folder; it must exist.
+      mesh: Devices; ``experiment.build``.
+      observer: Hears of progress, seed after seed.
+      say: ``experiment.build``.
+      like: The experiment of a seed (``alone``), built before; None: of the first.
 
     Returns:
       The summary, also written to summary.json.
 
     Raises:
-      ValueError: count is below 1, or the experiment has several devices.
+      ValueError: See ``run.train``, or a seed's folder is of another configuration.
+      run.Interrupted: SIGINT or SIGTERM; the last finished round is saved.
+      run.DivergedError: Some seeds diverged; names them. The others have finished.
     """
-    if experiment.mesh is not None:
-        raise ValueError(
-            "seeds: several seeds run on one device; give --devices=1 with --seeds"
-        )
-    config = experiment.config
-    keys = seed_keys(config.seed, count)
-    run, line = faster(experiment, keys)
-    say(line)
-    states = start(experiment, keys)
-    log = MetricsLog(folder / METRICS)
-    log.truncate_after(0)
-    round, record = 0, {}
-    while round < config.rounds:
-        piece = min(config.eval_every, config.rounds - round)
-        states = run(states, np.int32(piece))
-        round += piece
-        record = {"round": round, "seeds": count} | _evaluate(experiment, states, count)
-        log.append(record)
-        say(
-            f"round {round}/{config.rounds}  acc {100 * record['acc']:.1f} "
-            f"+- {100 * record['acc_std']:.1f} %"
-        )
-    summary = {"rounds": round, "seeds": count, "choice": line, "final": record}
+    observer = observer or run.Observer()
+    lost: list[str] = []
+    with run.stop_requests(observer) as stop:
+        for i, seed in enumerate(numbers(config), 1):
+            sub = folder_of(folder, seed)
+            if hosts.any_process(hosts.is_main() and (sub / SUMMARY).exists()):
+                continue
+            observer.note(f"seed {seed} ({i} of {config.seeds})")
+            experiment = build(alone(config, seed), mesh, say, like)
+            like = like or experiment
+            with _prepared(folder, config, seed):
+                try:
+                    run.train(experiment, sub, observer, stop)
+                except run.Interrupted as error:
+                    where = (error.signal_number, error.round, seed)
+                    raise run.Interrupted(*where) from None
+                except run.DivergedError as error:
+                    lost.append(f"seed {seed}: {error}")
+            if hosts.is_main():
+                write_metrics(config, folder)
+            if i < config.seeds and hosts.any_process(bool(stop)):
+                number = stop[0] if stop else signal.SIGTERM
+                raise run.Interrupted(number, config.rounds, seed)
+    if lost:
+        raise run.DivergedError("; ".join(lost))
+    return write_summary(config, folder) if hosts.is_main() else {}
+
+
+@contextlib.contextmanager
+def _prepared(folder: pathlib.Path, config: Config, seed: int) -> Iterator[None]:
+    """A seed's folder with its configuration, locked; process 0's business."""
+    if not hosts.is_main():
+        yield
+        return
+    sub = folder_of(folder, seed)
+    sub.mkdir(exist_ok=True)
+    with lock(sub):
+        if not is_run(sub):
+            run.write_config(sub, alone(config, seed))
+        elif to_dict(run.read_config(sub)) != to_dict(alone(config, seed)):
+            raise ValueError(
+                f"{sub}: its config.json is not that of seed {seed} of this run; put "
+                "the file back, or remove the folder to train the seed again"
+            )
+        _share_chunk_size(folder, sub)
+        yield
+
+
+def _share_chunk_size(folder: pathlib.Path, sub: pathlib.Path) -> None:
+    """One measured chunk size for all seeds: it decides the order of summation."""
+    for path in sorted(folder.glob(f"seed-*/{autotune.RECORD}")):
+        if not (sub / autotune.RECORD).exists():
+            write_json(sub / autotune.RECORD, read_json(path))
+
+
+def write_metrics(config: Config, folder: pathlib.Path) -> bool:
+    """Writes metrics.jsonl over the seeds that have finished, from their own.
+
+    A line for every evaluated round, of the seeds that evaluated it: see
+    ``seed_axis.pool``.
+
+    Args:
+      config: The run's configuration.
+      folder: The run's folder.
+
+    Returns:
+      Whether the file was not that already.
+    """
+    logs: dict[int, dict[int, dict[str, Any]]] = {}
+    for seed in numbers(config):
+        sub = folder_of(folder, seed)
+        if (sub / SUMMARY).exists():
+            records = MetricsLog(sub / METRICS).read()
+            logs[seed] = {r["round"]: r for r in records if "acc" in r}
+    lines = []
+    for round in sorted({round for log in logs.values() for round in log}):
+        rows = {seed: log[round] for seed, log in logs.items() if round in log}
+        lines.append({"round": round} | pool(rows))
+    return write_lines(folder / METRICS, lines)
+
+
+def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
+    """Writes metrics.jsonl and summary.json of a run whose seeds have all finished.
+
+    Args:
+      config: The run's configuration.
+      folder: The run's folder.
+
+    Returns:
+      ``final`` and ``best`` (on validation; None without) over the seeds, each seed at
+      its own last and best round, and ``per_seed``, what each seed's summary says.
+    """
+    write_metrics(config, folder)
+    own = {n: read_json(folder_of(folder, n) / SUMMARY) for n in numbers(config)}
+    has_best = all(s["best"] for s in own.values())
+    best = pool({n: s["best"] for n, s in own.items()}) if has_best else None
+    fields = ("rounds", "stopped_early", "final", "best")
+    summary = {
+        "rounds": max(s["rounds"] for s in own.values()),
+        "seeds": list(own),
+        "parameters": own[config.seed]["parameters"],
+        "final": pool({n: s["final"] for n, s in own.items()}),
+        "best": best,
+        "chosen_on": "validation" if best else None,
+        "per_seed": {n: {k: s[k] for k in fields} for n, s in own.items()},
+        "seconds": sum(s["seconds"] for s in own.values()),
+        "versions": run.versions(),
+    }
     write_json(folder / SUMMARY, summary, null_non_finite=True)
     return summary
 
 
-def _evaluate(
-    experiment: Experiment, states: FederationState, count: int
-) -> dict[str, Any]:
-    """Mean and (population) standard deviation of every metric over the seeds."""
+def mend(config: Config, folder: pathlib.Path) -> list[str]:
+    """Rebuilds the logs of a finished run that are not what was written.
 
-    def one(i: int) -> PyTree:
-        state = jax.tree.map(lambda x: x[i], states)
-        params = experiment.algorithm.deploy(state, experiment.federation)
-        return summarise(experiment.evaluate(params, state.batch_stats, state.memory))
+    Returns:
+      A line for the user for each of them.
+    """
+    notes = [resume.mend_log(folder_of(folder, seed)) for seed in numbers(config)]
+    if write_metrics(config, folder):
+        notes.append(f"{folder / METRICS} was written anew from the seeds' own")
+    return [note for note in notes if note]
 
-    rows = [one(i) for i in range(count)]
-    result: dict[str, Any] = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        result[name] = values.mean(0).tolist()
-        result[f"{name}_std"] = values.std(0).tolist()
-    return result
+
+def final_block(final: dict[str, Any], folder: pathlib.Path) -> str:
+    """The result of several seeds in a few lines.
+
+    Args:
+      final: A line of ``seed_axis.pool``.
+      folder: The run's folder.
+
+    Example:
+      >>> final = {"acc": 0.5, "acc_std": 0.1, "seeds": [0, 1],
+      ...          "per_seed": {"acc": [0.4, 0.6]}}
+      >>> print(final_block(final, pathlib.Path("runs/a")))
+      test accuracy 50.0 +- 10.0 % over 2 seeds (40.0, 60.0)
+      run folder runs/a
+    """
+    own = ", ".join(f"{100 * value:.1f}" for value in final["per_seed"]["acc"])
+    return (
+        f"test accuracy {100 * final['acc']:.1f} +- {100 * final['acc_std']:.1f} % "
+        f"over {len(final['seeds'])} seeds ({own})\nrun folder {folder}"
+    )
+
+
+def histories(
+    config: Config, seeds: Iterable[int], every: int
+) -> list[list[dict[str, float]]]:
+    """Metrics of several seeds without a run folder, through one compiled program.
+
+    Args:
+      config: What to train, to its last round; ``seeds``, ``eval_every``,
+        ``early_stop_rounds`` and the like have no effect.
+      seeds: The seeds.
+      every: Rounds between evaluations; the last round is evaluated, too.
+
+    Returns:
+      For every seed the numbers of ``run.evaluate`` and ``round``, in order.
+
+    Raises:
+      run.DivergedError: A seed did; names it.
+
+    Example:
+      >>> from fedcmi_jax.config import from_dict
+      >>> data = {"name": "synthetic", "train_samples": 200, "test_samples": 20}
+      >>> method = {"name": "fedavg"}
+      >>> config = from_dict({"dataset": data, "method": method, "rounds": 2})
+      >>> [[line["round"] for line in seed] for seed in histories(config, [0, 1], 1)]
+      [[1, 2], [1, 2]]
+    """
+    like: Experiment | None = None
+    found = []
+    for seed in seeds:
+        one = dataclasses.replace(
+            alone(config, seed), eval_every=every, rounds_per_call=None
+        )
+        experiment = build(one, like=like)
+        like = like or experiment
+        found.append(list(_history(experiment)))
+    return found
+
+
+def _history(experiment: Experiment) -> Iterator[dict[str, float]]:
+    """Metrics at the evaluated rounds of one seed."""
+    config, algorithm = experiment.config, experiment.algorithm
+    state = jax.jit(algorithm.init)(experiment.key, experiment.federation)
+    round = 0
+    for goal in resume.evaluations(config, config.rounds):
+        while round < goal:
+            piece = min(algorithm.rounds_per_call, goal - round)
+            federation = experiment.federation_at(round)
+            state, infos = algorithm.run(state, federation, np.int32(piece))
+            round += piece
+            is_alive = infos.accepted[:piece].any(1).all()
+            if not (is_alive and jax.jit(all_finite)(state.params)):
+                where = f"seed {config.seed}, method {config.method.name}"
+                raise run.DivergedError(f"{where}: diverged by round {round}")
+        metrics = run.evaluate(experiment, state)
+        yield {"round": round} | {
+            name: value for name, value in metrics.items() if isinstance(value, float)
+        }

@@ -10,12 +10,13 @@ import matplotlib
 import numpy as np
 from jax.sharding import Mesh
 
+from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.bench import measure
 from fedcmi_jax.config import Config
 from fedcmi_jax.evaluation import summarise
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.hosts import fetch
-from fedcmi_jax.run import versions
+from fedcmi_jax.run import DivergedError, versions
 from fedcmi_jax.run_folder import write_json
 
 COUNTS = (10, 100, 1_000, 10_000, 100_000)
@@ -40,7 +41,7 @@ def sized(config: Config, clients: int, participation: float) -> Config:
 
     Raises:
       ValueError: The count is below 1, the data set's size is fixed, the share is
-        outside (0, 1], or data are streamed.
+        outside (0, 1], or several seeds or streamed data are asked for.
     """
     if clients < 1:
         raise ValueError(f"counts: {clients} is below 1; give e.g. 10,100,1000")
@@ -48,6 +49,8 @@ def sized(config: Config, clients: int, participation: float) -> Config:
         raise ValueError(
             f"participation: {participation} is outside (0, 1]; 1 is everybody"
         )
+    if config.seeds > 1:
+        raise ValueError(f"seeds: {config.seeds}; a sweep trains one, leave it out")
     if config.stream:
         raise ValueError("stream: a sweep measures resident data; leave it out")
     if not hasattr(config.dataset, "train_samples"):
@@ -71,6 +74,9 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
 
     Returns:
       One row of the sweep's table.
+
+    Raises:
+      DivergedError: No client's update was finite, or the model is not.
     """
     config = experiment.config
     timed = measure.compile_round(
@@ -79,8 +85,13 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
     seconds = [timed.round() for _ in range(config.rounds - 1)] or [timed.round()]
     algorithm, federation = experiment.algorithm, experiment.federation
     state, step = jax.jit(algorithm.init)(experiment.key, federation), algorithm.run
-    for _ in range(config.rounds):
-        state, _ = step(state, federation, np.int32(1))
+    for round in range(1, config.rounds + 1):
+        state, info = step(state, federation, np.int32(1))
+        if not (info.accepted[0].any() and jax.jit(all_finite)(state.params)):
+            raise DivergedError(
+                f"{config.clients:,} clients: diverged in round {round}; lower "
+                f"--local.learning-rate (now {config.local.learning_rate})"
+            )
     params, stats = algorithm.deploy(state, federation), state.batch_stats
     metrics = summarise(experiment.evaluate(*fetch((params, stats))))
     per_client = measure.spread([s / config.clients_per_round for s in seconds])
@@ -123,6 +134,7 @@ def sweep_clients(
 
     Raises:
       ValueError: See ``sized``.
+      DivergedError: Some counts diverged; names them. The others are written.
     """
     configs = [sized(config, n, participation) for n in sorted(counts)]
     lines = [
@@ -132,9 +144,14 @@ def sweep_clients(
     ]
     for line in lines:
         say(line)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    lost: list[str] = []
     for one in configs:
-        row = measure_one(build(one, mesh))
+        try:
+            row = measure_one(build(one, mesh))
+        except DivergedError as error:
+            lost.append(str(error))
+            continue
         rows.append(row)
         lines.append(_line(row))
         say(lines[-1])
@@ -150,7 +167,10 @@ def sweep_clients(
             },
         )
         (folder / "sweep.md").write_text("\n".join(lines) + "\n")
-    draw(rows, folder / "sweep.png")
+    if rows:
+        draw(rows, folder / "sweep.png")
+    if lost:
+        raise DivergedError("; ".join(lost))
     return rows
 
 

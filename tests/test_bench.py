@@ -1,19 +1,16 @@
-"""fedcmi bench, fedcmi sweep and several seeds, on tiny problems."""
+"""fedcmi bench and fedcmi sweep, on tiny problems."""
 
 import dataclasses
 import json
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import seeds
+from fedcmi_jax import sweep
 from fedcmi_jax.bench import measure, workloads
 from fedcmi_jax.cli import main
-from fedcmi_jax.run_folder import MetricsLog
-from tests.problems import algorithm, assert_close, assert_equal, federation, rounds
+from fedcmi_jax.experiment import build
+from tests.problems import assert_close, poison, rounds
 
 
 @pytest.fixture
@@ -149,6 +146,7 @@ def test_sweep_writes_table_and_figure(tmp_path, capsys):
         (["clients", "--counts=0"], "counts: 0 is below 1"),
         (["clients", "--participation=2"], "participation: 2.0 is outside (0, 1]"),
         (["clients", "noisy-digits"], "'noisy_digits' is fixed"),
+        (["clients", "--seeds=2"], "seeds: 2; a sweep trains one"),
     ],
 )
 def test_sweep_mistakes_are_one_line(flags, message, capsys, tmp_path, monkeypatch):
@@ -160,51 +158,18 @@ def test_sweep_mistakes_are_one_line(flags, message, capsys, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def small_experiment(seed=3):
-    values = {
-        "dataset": {"name": "synthetic", "train_samples": 60, "test_samples": 20},
-        "clients": 3,
-        "clients_per_round": 2,
-        "rounds": 3,
-        "eval_every": 2,
-        "seed": seed,
-        "model": {"width": 4},
-        "local": {"epochs": 1, "batch_size": 8},
-    }
-    return fc.experiment.build(fc.config.from_dict(values))
+def test_a_count_that_diverges_does_not_exit_0(tmp_path, monkeypatch, capsys):
+    def poisoned(config, mesh):
+        built = build(config, mesh)
+        if config.clients == 4:
+            return built
+        return built._replace(federation=poison(poison(built.federation, 0), 1))
 
-
-def test_seeds_in_one_program_are_the_seeds_alone():
-    problem, fed = algorithm(fc.methods.fedcmi(), rounds_per_call=2), federation()
-    experiment = small_experiment()._replace(algorithm=problem, federation=fed)
-    keys = seeds.seed_keys(5, 2)
-    together = seeds.mapped(experiment)(seeds.start(experiment, keys), np.int32(2))
-    in_turn = seeds.in_turn(experiment)(seeds.start(experiment, keys), np.int32(2))
-    for i in range(2):
-        alone, _ = rounds(problem, fed, 2, seed=5 + i)
-        for states in (together, in_turn):
-            one = jax.tree.map(lambda x, i=i: x[i], states)
-            assert_close(one.params, alone.params)
-            assert_equal(one.round, jnp.int32(2))
-
-
-@pytest.mark.slow
-def test_train_seeds_reports_mean_and_deviation(tmp_path):
-    said = []
-    summary = seeds.train_seeds(small_experiment(), 2, tmp_path, said.append)
-    lines = MetricsLog(tmp_path / "metrics.jsonl").read()
-    assert [line["round"] for line in lines] == [2, 3]
-    assert lines[-1]["seeds"] == 2
-    assert 0 <= lines[-1]["acc_std"] <= 0.5
-    assert summary["final"]["acc"] == lines[-1]["acc"]
-    assert "seeds in one program" in said[0]
-
-
-@pytest.mark.parametrize("value", ["0", "many"])
-def test_bad_seeds_are_one_line(value, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "synthetic", f"--seeds={value}"]) == 2
-    error = capsys.readouterr().err
-    assert "--seeds" in error
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(sweep, "build", poisoned)
+    folder = tmp_path / "sweep"
+    flags = ["--counts=2,4", "--rounds=1", "--method.name=fedavg", "--devices=1"]
+    assert main(["sweep", "clients", *flags, f"--output={folder}"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fedcmi: error: 2 clients: diverged in round 1")
+    rows = json.loads((folder / "sweep.json").read_text())["rows"]
+    assert [row["clients"] for row in rows] == [4]

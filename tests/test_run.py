@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import os
@@ -14,7 +15,7 @@ import fedcmi_jax as fc
 from fedcmi_jax import checkpoint, run, run_folder
 from fedcmi_jax import config as configs
 from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build
+from fedcmi_jax.experiment import build, measure
 from tests import problems
 from tests.test_config import TINY
 
@@ -437,7 +438,7 @@ def test_a_model_that_overflows_is_never_saved(tmp_path):
 def test_a_second_signal_ends_the_process_at_once():
     program = (
         "import signal; from fedcmi_jax import run\n"
-        "with run._stop_requests(run.Observer()):\n"
+        "with run.stop_requests(run.Observer()):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    print('first')\n"
         "    signal.raise_signal(signal.SIGINT)\n"
@@ -464,3 +465,171 @@ def test_library_loop_is_the_command_lines(reference):
         state, _ = built.algorithm.run(state, built.federation, np.int32(1))
     problems.assert_equal(state, newest(reference, built).state)
     assert fc.FederationState is type(state)
+
+
+def scripted(monkeypatch, values, **options):
+    """An experiment whose validation accuracies at rounds 3, 6, 8 are these."""
+    built = experiment("fedavg")
+
+    def evaluate(experiment, state):
+        return measure(experiment, state) | {"val_acc": values[int(state.round)]}
+
+    monkeypatch.setattr(run, "evaluate", evaluate)
+    config = dataclasses.replace(built.config, validation_fraction=0.1, **options)
+    return built._replace(config=config)
+
+
+def result(folder):
+    """A run's summary without what a clock says."""
+    found = json.loads((folder / run.SUMMARY).read_text())
+    del found["seconds"], found["final"]["seconds"], found["best"]["seconds"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ({3: 0.5, 6: 0.75, 8: 0.5}, 6),
+        ({3: 0.75, 6: 0.75, 8: 0.5}, 3),
+        ({3: 0.0, 6: 0.5, 8: 0.75}, 8),
+        ({3: float("nan"), 6: 0.0, 8: 0.0}, 6),
+    ],
+)
+def test_the_best_round_is_kept(values, best, tmp_path, monkeypatch):
+    built = scripted(monkeypatch, values)
+    folder = start(built, tmp_path / "run")
+    summary = run.train(built, folder)
+    found = result(folder)
+    assert found["best"]["round"] == best
+    assert found["best"]["val_acc"] == values[best]
+    assert (found["chosen_on"], found["stopped_early"]) == ("validation", None)
+    assert found["final"]["round"] == summary.final["round"] == 8
+    assert checkpoint.rounds(folder / run.BEST) == [best]
+    restored = run.load_best(folder, built)
+    assert int(restored.state.round) == restored.round == best
+    line = next(x for x in metrics(folder) if x["round"] == best)
+    assert run.evaluate(built, restored.state)["acc"] == line["acc"]
+
+
+def test_without_validation_there_is_no_best(reference):
+    found = json.loads((reference / run.SUMMARY).read_text())
+    assert found["best"] is found["chosen_on"] is None
+    assert not (reference / run.BEST).exists()
+    with pytest.raises(ValueError, match="no best round.*--validation-frac") as error:
+        run.load_best(reference)
+    assert "\n" not in str(error.value)
+
+
+class KilledError(BaseException):
+    """The end of a process."""
+
+
+def killed_at(save, when, built, folder, monkeypatch):
+    """Trains until just before or after that call of ``checkpoint.save``."""
+    calls = iter(range(1, 99))
+    inner = checkpoint.save
+
+    def deadly(*args, **options):
+        is_last = next(calls) == save
+        if is_last and when == "before":
+            raise KilledError
+        inner(*args, **options)
+        if is_last:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", deadly)
+        with pytest.raises(KilledError):
+            run.train(built, folder)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("values", "options", "saves"),
+    [
+        # Checkpoints 2, 4, 6, 8, and the best rounds 3 and 8.
+        ({3: 0.5, 6: 0.5, 8: 0.75}, {}, 6),
+        # Checkpoints 2, 4, 6, and the best round 3.
+        ({3: 0.5, 6: 0.5}, {"early_stop_rounds": 3}, 4),
+    ],
+)
+def test_best_and_stop_survive_a_kill(
+    values, options, saves, when, tmp_path, monkeypatch
+):
+    built = scripted(monkeypatch, values, **options)
+    whole = start(built, tmp_path / "whole")
+    run.train(built, whole)
+    for save in range(1, saves + 1):
+        folder = start(built, tmp_path / f"killed-{save}")
+        killed_at(save, when, built, folder, monkeypatch)
+        assert not (folder / run.SUMMARY).exists()
+        run.train(built, folder)
+        assert metrics(folder) == metrics(whole)
+        assert result(folder) == result(whole)
+        ours, theirs = (run.load_best(f, built) for f in (folder, whole))
+        assert ours.round == theirs.round
+        problems.assert_equal(ours.state, theirs.state)
+        problems.assert_equal(newest(folder, built).state, newest(whole, built).state)
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "end"),
+    [
+        ({3: 0.5, 6: 0.5, 8: 0.9}, 3, 6),
+        ({3: 0.5, 6: 0.5, 8: 0.9}, 4, None),  # 6 - 3 < 4, then there is a better one
+        ({3: 0.5, 6: 0.6, 8: 0.1}, 3, None),
+        ({3: 0.5, 6: 0.6, 8: 0.1}, 2, None),  # at the last round nothing is early
+        ({3: 0.5, 6: 0.4}, 1, 6),
+    ],
+)
+def test_early_stopping(values, patience, end, tmp_path, monkeypatch, capsys):
+    built = scripted(monkeypatch, values, early_stop_rounds=patience)
+    folder = start(built, tmp_path / "run")
+    summary = run.train(built, folder)
+    found = result(folder)
+    assert found["stopped_early"] == summary.stopped_early == end
+    assert found["rounds"] == found["final"]["round"] == (end or 8)
+    assert int(newest(folder, built).state.round) == (end or 8)
+    assert main(["resume", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert f"finished: {end or 8} rounds" in said
+    assert ("stopped early" in said) == bool(end)
+
+
+def test_a_lost_best_checkpoint_is_noted(tmp_path, monkeypatch):
+    built = scripted(monkeypatch, {3: 0.5, 6: 0.4, 8: 0.75})
+    folder = start(built, tmp_path / "run")
+    with pytest.raises(run.Interrupted):
+        run.train(built, folder, At(6, lambda: signal.raise_signal(2)))
+    shutil.rmtree(folder / run.BEST / "3" / "state")
+    with pytest.raises(ValueError, match="no usable checkpoint.*best"):
+        run.load_best(folder, built)
+    observer = At()
+    run.train(built, folder, observer)
+    assert any("has lost round 3, the best so far" in n for n in observer.notes)
+    assert run.load_best(folder, built).round == 8
+
+
+def test_the_best_round_is_chosen_on_real_validation_samples(tmp_path):
+    values = TINY | SCHEDULE | {"method": {"name": "fedavg"}, "local": {"epochs": 3}}
+    values |= {"validation_fraction": 0.4, "rounds_per_call": 3}
+    built = build(configs.from_dict(values))
+    folder = start(built, tmp_path / "run")
+    run.train(built, folder)
+    best = max(metrics(folder), key=lambda line: line["val_acc"])
+    restored = run.load_best(folder)
+    assert restored.round == best["round"]
+    assert run.evaluate(built, restored.state)["val_acc"] == best["val_acc"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"early_stop_rounds": 3}, "early_stop_rounds: 3 needs a validation split"),
+        ({"early_stop_rounds": 0, "validation_fraction": 0.1}, "early_stop_rounds: 0"),
+    ],
+)
+def test_early_stopping_needs_validation(values, message):
+    with pytest.raises(ValueError, match=message) as error:
+        configs.check_config(configs.from_dict(TINY | values))
+    assert "\n" not in str(error.value)

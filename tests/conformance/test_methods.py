@@ -11,6 +11,7 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax import checkpoint
+from fedcmi_jax.methods.base import is_set
 from tests.problems import (
     AVAILABLE,
     SIZES,
@@ -378,6 +379,16 @@ def test_composes_with_the_proximal_term_and_a_server_optimizer(method):
 def test_pairs_that_do_not_compose_say_why(first, second, why):
     with pytest.raises(ValueError, match=why):
         fc.chain(VARIANTS[first], VARIANTS[second])
+
+
+@pytest.mark.parametrize("name", ["fedmsplit", "power_of_choice", "fedagm"])
+def test_a_chain_replaces_only_what_its_parts_do(name):
+    proximal = fc.methods.proximal(0.1)
+    both = fc.chain(fc.chain(proximal, proximal), VARIANTS[name])
+    exclusive = ("forward", "select", "start", "weight")
+    assert {h for h in exclusive if is_set(both, h)} == {
+        h for h in exclusive if is_set(VARIANTS[name], h)
+    }
 
 
 def test_different_momenta_do_not_compose():

@@ -1,0 +1,111 @@
+"""Several seeds of one configuration: their axis in a program, their records in one."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedcmi_jax.algorithm import FederatedAlgorithm
+from fedcmi_jax.types import FederationState, PyTree
+
+_AXES: Any = FederationState(*(0, 0, 0, 0, 0, None, 0))  # type: ignore[arg-type]
+"""Where a state of several seeds has their axis; the round is common to all."""
+
+OWN_NAMES = ("round", "rejected")
+"""Fields of a metrics line that have no mean."""
+
+
+def seed_keys(first: int, count: int) -> jax.Array:
+    """[count] PRNG keys of the seeds first, first + 1...
+
+    Raises:
+      ValueError: count is below 1.
+
+    Example:
+      >>> seed_keys(3, 2).shape
+      (2,)
+    """
+    if count < 1:
+        raise ValueError(f"seeds: {count} is below 1; give at least 1")
+    return jnp.stack([jax.random.key(first + i) for i in range(count)])
+
+
+def over_seeds(algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
+    """The algorithm of several seeds at once, on one federation (``vmap``).
+
+    Args:
+      algorithm: Of one seed, on one device.
+
+    Returns:
+      ``init`` takes keys [S] and gives a state with leaves [S, ...], but for the round;
+      ``round`` and ``run`` take such a state and give infos [S, ...] and
+      [rounds_per_call, S, ...]. ``deploy`` is that of one seed's state (``one_seed``).
+
+    Example:
+      >>> import jax, numpy as np, fedcmi_jax as fc
+      >>> data = fc.data.load("synthetic", train_samples=64, test_samples=16)
+      >>> parts = fc.partition.iid(data.train, 4, np.random.default_rng(0))
+      >>> federation = fc.build_federation(data, parts)
+      >>> encoders = {m: fc.models.mlp(features=8) for m in data.modalities}
+      >>> model = fc.models.classifier(encoders, data.shapes, 10)
+      >>> algorithm = over_seeds(
+      ...     fc.build_algorithm(fc.methods.fedavg(), model, clients_per_round=2))
+      >>> algorithm.init(seed_keys(0, 3), federation).key.shape
+      (3,)
+    """
+
+    def mapped(fn: Callable, info_axis: int) -> Callable:
+        def call(state: FederationState, *args: Any) -> Any:
+            axes = (_AXES, *(None for _ in args))
+            return jax.vmap(fn, in_axes=axes, out_axes=(_AXES, info_axis))(state, *args)
+
+        return call
+
+    return algorithm._replace(
+        init=jax.vmap(algorithm.init, in_axes=(0, None), out_axes=_AXES),
+        round=mapped(algorithm.round, 0),
+        run=jax.jit(mapped(algorithm.run, 1), donate_argnums=0),
+    )
+
+
+def one_seed(states: FederationState, i: int) -> FederationState:
+    """The state of the i-th seed."""
+    rounds = jnp.broadcast_to(states.round, len(states.key))
+    return jax.tree.map(lambda x: x[i], states._replace(round=rounds))
+
+
+def pool(records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The metrics of several seeds in one record.
+
+    Args:
+      records: Seed -> its metrics of one round.
+
+    Returns:
+      ``seeds``, which they are; every metric's mean over them; under ``NAME_std`` the
+      sample standard deviation (n - 1; None with one seed); under ``per_seed`` the
+      values, NAME -> [S], None where a seed lacks it. Lists are taken elementwise.
+
+    Example:
+      >>> record = pool({0: {"acc": 0.5}, 1: {"acc": 0.75}})
+      >>> record["acc"], round(record["acc_std"], 4), record["per_seed"]["acc"]
+      (0.625, 0.1768, [0.5, 0.75])
+    """
+    rows = list(records.values())
+    names = {name: None for row in rows for name in row if name not in OWN_NAMES}
+    values = {name: [row.get(name) for row in rows] for name in names}
+    result: dict[str, Any] = {"seeds": list(records)}
+    for name, column in values.items():
+        mean, deviation = _moments(column)
+        result |= {name: mean, f"{name}_std": deviation}
+    return result | {"per_seed": values}
+
+
+def _moments(column: list[Any]) -> tuple[PyTree, PyTree]:
+    """Mean and sample deviation; None where a seed lacks the value."""
+    if any(value is None for value in column):
+        return None, None
+    array = np.array(column, np.float64)  # None within a list becomes NaN
+    mean = array.mean(0).tolist()
+    return mean, array.std(0, ddof=1).tolist() if len(column) > 1 else None

@@ -1,0 +1,372 @@
+"""Several seeds: one after the other, or mapped, as one run."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from fedcmi_jax import checkpoint, run, seed_axis, seeds
+from fedcmi_jax import config as configs
+from fedcmi_jax.cli import main
+from fedcmi_jax.experiment import build
+from fedcmi_jax.run_folder import create
+from tests import problems
+from tests.test_config import TINY
+from tests.test_run import KILLED, SCHEDULE, At, metrics, newest
+
+VALUES = TINY | SCHEDULE | {"method": {"name": "fedavg"}, "seed": 3, "seeds": 2}
+
+
+def config(**values):
+    return configs.from_dict(VALUES | values)
+
+
+@functools.cache
+def experiment(seed):
+    """One for all tests: they share its compiled programs."""
+    like = None if seed == 3 else experiment(3)
+    return build(seeds.alone(config(), seed), like=like)
+
+
+@pytest.fixture(autouse=True)
+def _compiled(monkeypatch):
+    """Commands and functions take what is compiled already."""
+    monkeypatch.setattr("fedcmi_jax.cli.build", lambda config, *_: experiment(3))
+    monkeypatch.setattr(
+        seeds, "build", lambda config, *_, **__: experiment(config.seed)
+    )
+
+
+def start(config, folder):
+    create(folder)
+    run.write_config(folder, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """A run of the seeds 3 and 4 that nothing interrupted."""
+    folder = start(config(), tmp_path_factory.mktemp("runs") / "together")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "build", lambda config, *_: experiment(config.seed))
+        seeds.train(config(), folder)
+    return folder
+
+
+def timeless(value):
+    """A nested value without what a clock says."""
+    if isinstance(value, dict):
+        return {k: timeless(v) for k, v in value.items() if "seconds" not in k}
+    return value
+
+
+def lines(folder):
+    text = (folder / run.METRICS).read_text()
+    return [timeless(json.loads(line)) for line in text.splitlines()]
+
+
+def summary(folder):
+    return timeless(json.loads((folder / run.SUMMARY).read_text()))
+
+
+def assert_same_seed(folder, reference, seed):
+    assert metrics(folder) == metrics(reference)
+    assert summary(folder) == summary(reference)
+    ours, theirs = (newest(f, experiment(seed)) for f in (folder, reference))
+    assert ours.round == theirs.round == 8
+    problems.assert_equal(ours.state, theirs.state)
+
+
+def assert_same_run(folder, reference):
+    assert lines(folder) == lines(reference)
+    assert summary(folder) == summary(reference)
+    for seed in (3, 4):
+        own = (seeds.folder_of(f, seed) for f in (folder, reference))
+        assert_same_seed(*own, seed)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_each_seed_is_the_run_of_that_seed_alone(seed, together, tmp_path):
+    alone = seeds.alone(config(), seed)
+    folder = start(alone, tmp_path / "run")
+    run.train(build(alone), folder)
+    own = seeds.folder_of(together, seed)
+    assert_same_seed(own, folder, seed)
+    assert (own / run.CONFIG).read_text() == (folder / run.CONFIG).read_text()
+
+
+def test_seeds_differ_in_everything_and_compile_once(together):
+    first, second = (experiment(seed).federation for seed in (3, 4))
+    assert not np.array_equal(first.labels, second.labels)
+    assert not np.array_equal(first.available, second.available)
+    states = [newest(seeds.folder_of(together, s), experiment(s)).state for s in (3, 4)]
+    same = jax.tree.map(np.array_equal, *(s.params for s in states))
+    assert not any(jax.tree.leaves(same))
+    assert experiment(3).algorithm.run._cache_size() == 1
+
+
+def test_mean_and_sample_deviation_beside_the_seeds(together):
+    own = [metrics(seeds.folder_of(together, seed)) for seed in (3, 4)]
+    found = lines(together)
+    assert [line["round"] for line in found] == [3, 6, 8]
+    for i, line in enumerate(found):
+        values = [log[i]["acc"] for log in own]
+        assert line["seeds"] == [3, 4]
+        assert line["per_seed"]["acc"] == values
+        assert line["acc"] == pytest.approx(statistics.mean(values))
+        assert line["acc_std"] == pytest.approx(statistics.stdev(values))
+        assert len(line["per_class_std"]) == 3
+    total = summary(together)
+    assert total["final"]["per_seed"]["acc"] == [log[-1]["acc"] for log in own]
+    assert total["per_seed"]["4"]["final"] == own[1][-1]
+    assert total["best"] is total["chosen_on"] is None
+
+
+def test_one_run_in_the_list(together, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(together, "runs/a")
+    (tmp_path / "runs/b").mkdir()
+    shutil.copy(together / run.CONFIG, "runs/b")
+    assert main(["list", "runs"]) == 0
+    done, begun = capsys.readouterr().out.splitlines()[1:]
+    assert "finished, 2 seeds" in done
+    assert "8/8" in done
+    assert "resumable, 2 seeds, 0 of them done" in begun
+
+
+def interrupted(folder, seed, round):
+    """Trains until that round of that seed, and stops as SIGINT does."""
+
+    class Stop(At):
+        def note(self, text):
+            super().note(text)
+            self.round = round if f"seed {seed} " in text else self.round
+
+    observer = Stop(-1, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(run.Interrupted) as stopped:
+        seeds.train(config(), folder, observer=observer)
+    return stopped.value
+
+
+@pytest.mark.parametrize(("seed", "round"), [(3, 3), (3, 8), (4, 6)])
+def test_interrupted_and_resumed(seed, round, together, tmp_path, capsys):
+    folder = start(config(), tmp_path / "run")
+    stopped = interrupted(folder, seed, round)
+    assert str(stopped) == f"saved round {round} of seed {seed}"
+    assert not (folder / run.SUMMARY).exists()
+    finished = folder / "seed-3" / run.SUMMARY
+    before = finished.stat().st_mtime_ns if finished.exists() else None
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    assert "over 2 seeds" in capsys.readouterr().out
+    assert before in (None, finished.stat().st_mtime_ns)
+    assert_same_run(folder, together)
+
+
+@pytest.mark.parametrize(("calls", "when"), [(3, "after"), (6, "before")])
+def test_killed_and_resumed(calls, when, together, tmp_path, capsys):
+    folder = start(config(), tmp_path / "run")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "checkpoint", str(calls), when, str(folder)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    assert_same_run(folder, together)
+
+
+def test_what_stands_beside_the_seeds_follows_from_them(together, tmp_path, capsys):
+    folder = shutil.copytree(together, tmp_path / "run")
+    (folder / run.METRICS).write_text("")
+    (folder / "seed-4" / run.METRICS).unlink()
+    assert main(["resume", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert "finished: 8 rounds" in captured.out
+    assert captured.err.count("\n") == 2
+    assert_same_run(folder, together)
+    (folder / run.SUMMARY).unlink()
+    (folder / run.METRICS).unlink()
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    assert_same_run(folder, together)
+
+
+def test_a_seeds_folder_of_another_configuration_is_refused(together, tmp_path, capsys):
+    folder = shutil.copytree(together, tmp_path / "run")
+    (folder / run.SUMMARY).unlink()
+    (folder / "seed-4" / run.SUMMARY).unlink()
+    run.write_config(folder / "seed-4", config(seed=5, seeds=1))
+    assert main(["resume", str(folder), "--devices=1"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "seed-4: its config.json is not that of seed 4" in errors[-1]
+
+
+def test_a_diverging_seed_ends_like_a_diverging_run(
+    together, tmp_path, monkeypatch, capsys
+):
+    folder = start(config(), tmp_path / "run")
+
+    def poisoned(config, *_):
+        built = experiment(config.seed)
+        federation = built.federation
+        for client in range(4 if config.seed == 3 else 0):
+            federation = problems.poison(federation, client)
+        return built._replace(federation=federation)
+
+    monkeypatch.setattr(seeds, "build", poisoned)
+    assert main(["resume", str(folder), "--devices=1"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fedcmi: error: seed 3: round 1")
+    assert not (folder / run.SUMMARY).exists()
+    assert_same_seed(folder / "seed-4", together / "seed-4", 4)
+    assert [line["seeds"] for line in lines(folder)] == [[4]] * 3
+    assert lines(folder)[0]["acc_std"] is None
+
+
+def test_histories_are_those_of_the_runs(together):
+    found = seeds.histories(config(), [3, 4], 3)
+    for seed, history in zip((3, 4), found, strict=True):
+        log = metrics(seeds.folder_of(together, seed))
+        assert [h["round"] for h in history] == [3, 6, 8]
+        for ours, theirs in zip(history, log, strict=True):
+            assert ours["acc"] == theirs["acc"]
+            assert all(theirs[name] == value for name, value in ours.items())
+
+
+def test_histories_name_a_seed_that_diverges(monkeypatch):
+    built = experiment(4)
+    federation = built.federation
+    for client in range(4):
+        federation = problems.poison(federation, client)
+    poisoned = built._replace(federation=federation)
+    monkeypatch.setattr(seeds, "build", lambda *_, **__: poisoned)
+    with pytest.raises(run.DivergedError, match="seed 4.*by round 2"):
+        seeds.histories(config(), [4], 3)
+
+
+def test_a_configuration_of_several_seeds_is_not_one_run(tmp_path):
+    built = experiment(3)._replace(config=config())
+    with pytest.raises(ValueError, match="seeds: 2 is not one run"):
+        run.train(built, tmp_path)
+
+
+MAPPED = {"map_seeds": True, "seeds": 2}
+STREAMED = {"stream": True, "rounds_per_call": None}
+
+
+@functools.cache
+def mapped_experiment():
+    return build(config(**MAPPED))
+
+
+def test_mapped_seeds_are_the_seeds_on_one_partition():
+    built = mapped_experiment()
+    algorithm = built.algorithm
+    states = algorithm.init(built.key, built.federation)
+    states, infos = algorithm.run(states, built.federation, np.int32(1))
+    assert infos.cohort.shape[:2] == (2, 2)
+    fixed = seeds.alone(config(fixed_partition=True), 7)
+    first = build(fixed)
+    problems.assert_equal(first.federation, built.federation)
+    for i, seed in enumerate((3, 4)):
+        state = first.algorithm.init(jax.random.key(seed), first.federation)
+        state, info = first.algorithm.run(state, first.federation, np.int32(1))
+        problems.assert_close(seed_axis.one_seed(states, i), state)
+        np.testing.assert_array_equal(infos.cohort[0, i], info.cohort[0])
+
+
+def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
+    built = mapped_experiment()
+    whole = start(config(**MAPPED), tmp_path / "whole")
+    done = run.train(built, whole)
+    assert built.algorithm.run._cache_size() == 1
+    assert [line["round"] for line in lines(whole)] == [3, 6, 8]
+    last = lines(whole)[-1]
+    assert last["seeds"] == [3, 4]
+    assert last["acc_std"] == pytest.approx(statistics.stdev(last["per_seed"]["acc"]))
+    ours = run.evaluate(built, seed_axis.one_seed(done.state, 1))
+    assert last["per_seed"]["acc"][1] == ours["acc"]
+
+    cut = start(config(**MAPPED), tmp_path / "cut")
+    with pytest.raises(run.Interrupted):
+        run.train(built, cut, At(3, lambda: signal.raise_signal(2)))
+    monkeypatch.setattr("fedcmi_jax.cli.build", lambda *_: built)
+    assert main(["resume", str(cut), "--devices=1"]) == 0
+    assert "over 2 seeds" in capsys.readouterr().out
+    assert lines(cut) == lines(whole)
+    assert summary(cut) == summary(whole)
+    problems.assert_equal(newest(cut, built).state, newest(whole, built).state)
+
+
+def test_a_mapped_seed_that_diverges_is_named(tmp_path):
+    built = mapped_experiment()
+    init = built.algorithm.init
+
+    def lame(key, federation):
+        states = init(key, federation)
+        bad = jax.tree.map(lambda x: x.at[1].set(np.nan), states.params)
+        return states._replace(params=bad)
+
+    algorithm = built.algorithm._replace(init=lame)
+    folder = start(config(**MAPPED), tmp_path / "run")
+    with pytest.raises(run.DivergedError, match="^seed 4, round 1"):
+        run.train(built._replace(algorithm=algorithm), folder)
+    assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
+    (line,) = lines(folder)
+    assert sorted(line["rejected"]) == ["4"]
+
+
+def test_mapped_seeds_need_one_device_and_resident_data():
+    mesh = jax.make_mesh((2,), ("clients",))
+    with pytest.raises(ValueError, match="map_seeds.*--devices=1"):
+        build(config(**MAPPED), mesh)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": 0}, "seeds: 0 is below 1"),
+        ({"seeds": 1, "map_seeds": True}, "map_seeds: there is one seed only"),
+        (MAPPED | STREAMED, "map_seeds: .*leave out map_seeds or stream"),
+    ],
+)
+def test_what_seeds_cannot_do_is_one_line(values, message):
+    with pytest.raises(ValueError, match=message) as error:
+        configs.check_config(config(**values))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flags", [["--seeds=0"], ["--seeds=many"], ["--map-seeds"]])
+def test_the_command_refuses_in_one_line(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fedcmi_jax.cli.build", build)
+    assert main(["train", "synthetic", *flags]) == 2
+    error = capsys.readouterr().err
+    assert flags[0].partition("=")[0].removeprefix("--").replace("-", "_") in (
+        error.replace("-", "_")
+    )
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pool_of_one_seed_has_no_deviation():
+    one = seed_axis.pool({0: {"round": 5, "acc": 0.5, "loss": None, "c": [1.0, None]}})
+    assert (one["acc"], one["acc_std"], one["loss"]) == (0.5, None, None)
+    assert "round" not in one
+    assert one["c"][0] == 1.0
+
+
+def test_alone_leaves_everything_else():
+    one = seeds.alone(config(**MAPPED, rounds=5), 7)
+    assert one == dataclasses.replace(
+        config(rounds=5), seed=7, seeds=1, map_seeds=False
+    )

@@ -95,14 +95,14 @@ class BMSFed(FedPMR):
             self.global_means[m][seen] = totals[m][seen] / counts[m][seen, None]
             self.global_known[m] |= seen
 
-    # Local training: own class means in the survey, the global ones afterwards.
+    # Local training: the initial model's own class means in the survey, the global
+    # ones afterwards.
     def begin(self, i, own):
         if self.surveying:
             super().begin(i, own)
 
     def epoch_end(self, i, params, own):
-        if self.surveying:
-            super().epoch_end(i, params, own)
+        pass
 
     def extra(self, i, out, batch, own):
         if self.surveying:

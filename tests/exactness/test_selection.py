@@ -63,7 +63,7 @@ def problem(scene, *static):
     )
 
 
-@pytest.mark.parametrize(("momentum", "alpha"), [(0.9, 1.0)])
+@pytest.mark.parametrize(("momentum", "alpha"), [(0.9, 1.0), (0.0, 2.0)])
 @pytest.mark.parametrize(
     ("scene", "static"),
     [
@@ -90,4 +90,7 @@ def test_bmsfed(scene, static, momentum, alpha):
         return chosen
 
     compiled.run(BMSFed, momentum=momentum, cohort=cohort, alpha=alpha)
-    assert bool(restricted) == (static.get("selection") != "submodular")
+    if static.get("selection") == "submodular":
+        assert not restricted
+    elif momentum:
+        assert restricted

@@ -30,16 +30,13 @@ def test_server_optimizer(name, reference, options):
         build = getattr(fc.server_optimizers, name)
         return build(reference.server_lr, **options)
 
-    class Reference(reference):
-        pass
-
-    for option, value in options.items():
-        setattr(Reference, {"momentum": "beta"}.get(option, option), value)
+    named = {"beta" if k == "momentum" else k: x for k, x in options.items()}
+    configured = type(reference.__name__, (reference,), named)
     problem = Problem(
         fc.methods.fedavg, server=server, scene=MOSTLY_AUDIO, clients_per_round=2
     )
     before, kept = {}, []
-    for state, _, theirs in problem.rounds(Reference, seed=SEED):
+    for state, _, theirs in problem.rounds(configured, seed=SEED):
         for moment in ("m", "v") if name != "fed_avgm" else ():
             ours = getattr(state.server_optimizer, moment)
             assert_close(ours, getattr(theirs, moment), moment)

@@ -80,6 +80,10 @@ GLOSSARY: dict[str, Term] = {
     "holdout_{spread}": Term(
         "over the clients that never took part, accuracy on each one's samples"
     ),
+    "seeds": Term("several seeds: the seeds that this line is over"),
+    "per_seed": Term(
+        "several seeds: every column's value of each seed, in their order"
+    ),
     "round": Term("rounds done"),
     "seconds": Term("wall-clock time since the evaluation before, compiling included"),
     "cohort": Term("clients chosen in this round"),

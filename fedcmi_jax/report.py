@@ -124,6 +124,17 @@ def final_block(summary: Summary) -> str:
         lines.append(f"  {part('personal_mean', spread('personal'))}")
     if "val_acc" in r:
         lines.append(f"  {part('val_acc', _percent(r['val_acc']))}")
+    if summary.best is not None:
+        lines.append(
+            f"  best round on validation {summary.best['round']}: "
+            f"validation {_percent(summary.best['val_acc'])}, "
+            f"test {_percent(summary.best['acc'])}"
+        )
+    if summary.stopped_early is not None:
+        lines.append(
+            f"  stopped early at round {summary.stopped_early}: validation had not "
+            "improved for early_stop_rounds"
+        )
     for name in ("client_test", "holdout"):
         if f"{name}_acc" in r:
             value = f"{_percent(r[f'{name}_acc'])}, by client {spread(name)}"

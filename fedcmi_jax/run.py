@@ -9,6 +9,7 @@ written again, and a log that is not the checkpoint's is moved aside and rebuilt
 
 import contextlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import signal
@@ -93,8 +94,12 @@ def versions() -> dict[str, str]:
 
 
 def write_config(folder: pathlib.Path, config: Config) -> None:
-    """Writes the run's config.json, complete, with versions."""
-    values = {"config": to_dict(config), "versions": versions()}
+    """Writes the run's config.json, complete, with versions and compiler flags."""
+    values = {
+        "config": to_dict(config),
+        "versions": versions(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
     write_json(folder / CONFIG, values)
 
 
@@ -305,7 +310,7 @@ def _start(
             like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
             restored = checkpoint.restore(checkpoints, like)
         place = jax.jit(
-            lambda s: place_state(s, experiment.mesh, experiment.config.clients)
+            lambda s: place_state(s, experiment.mesh, experiment.federation.num_clients)
         )
         restored = restored._replace(state=place(hosts.share(restored.state)))
     for line in restored.skipped:
@@ -339,9 +344,10 @@ def _tuned(
             experiment.algorithm.init, experiment.key, experiment.federation
         ).memory
     )
-    if mesh is not None and memory and not shards_memory(mesh, config.clients):
+    clients = experiment.federation.num_clients
+    if mesh is not None and memory and not shards_memory(mesh, clients):
         observer.note(
-            f"clients: {config.clients} is no multiple of {mesh.size} devices, so "
+            f"clients: {clients} is no multiple of {mesh.size} devices, so "
             "every device holds the memory of all clients"
         )
     if config.chunk_size != "auto":

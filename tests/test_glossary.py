@@ -72,7 +72,7 @@ def test_the_summary_explains_what_it_shows_once_and_nothing_else(finished):
 def test_a_plain_run_shows_no_held_out_samples(finished):
     kept = ("val_", "client_test_", "holdout_", "personal_")
     final = {n: v for n, v in finished.final.items() if not n.startswith(kept)}
-    block = report.final_block(finished._replace(final=final))
+    block = report.final_block(finished._replace(final=final, best=None))
     for name in ("validation", "own test samples", "new clients", "own models"):
         assert name not in block
 

@@ -27,9 +27,8 @@ def test_fedprox(momentum, mu):
     problem("fedprox").run(baselines.FedProx, momentum=momentum, mu=mu)
 
 
-@pytest.mark.parametrize(
-    "weights", ["data", pytest.param("uniform", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["data", "uniform"])
 @pytest.mark.parametrize(("momentum", "variate_scale"), [(0.0, 1.0), (0.9, 0.3)])
 def test_scaffold(weights, momentum, variate_scale):
     state, theirs = problem("scaffold", ("weights", weights)).run(
@@ -44,7 +43,8 @@ def test_scaffold_undoes_the_length_of_steps_with_momentum():
     def method():
         return fc.methods.scaffold(momentum=0.9)
 
-    Problem(method).run(baselines.Scaffold, momentum=0.9)
+    state, theirs = Problem(method).run(baselines.Scaffold, momentum=0.9)
+    assert_close(state.shared, theirs.c, "c")
 
 
 @MOMENTA
@@ -76,6 +76,7 @@ def test_power_of_choice(average):
     )
 
 
+@pytest.mark.slow
 @MOMENTA
 def test_fedmsplit_style(momentum):
     mixing = problem("fedmsplit", ("eta", 0.4), ("tau", 0.3))

@@ -48,7 +48,7 @@ def test_momentum_zero():
     "static",
     [
         {"dominance": "batch_global", "on_disagreement": "neutral"},
-        {"dominance": "round_global"},
+        slow({"dominance": "round_global"}),
         slow({"dominance": "batch_global"}),
         slow({"dominance": "server"}),
         slow({"dominance": "server", "ratio_mean": "geometric"}),

@@ -199,9 +199,9 @@ def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
 
         def train_seeds(folder: pathlib.Path, observer: run.Observer) -> str:
             done = seeds.train(config, folder, mesh, observer, say, experiment)
-            return (
-                seeds.final_block(done["final"], done["best"], folder) if done else ""
-            )
+            if not done:
+                return ""
+            return seeds.final_block(done["final"], done["best"], folder, config)
 
         return train_seeds
 
@@ -210,7 +210,7 @@ def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
         if not done.final:
             return ""
         if config.map_seeds:
-            return seeds.final_block(done.final, done.best, folder)
+            return seeds.final_block(done.final, done.best, folder, config)
         return report.final_block(done)
 
     return train

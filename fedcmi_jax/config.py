@@ -422,6 +422,11 @@ def _check_seeds(config: Config) -> None:
         )
 
 
+def shares_partition(config: Config) -> bool:
+    """Whether all seeds of a configuration train on the partition of seed 0."""
+    return config.fixed_partition or config.map_seeds
+
+
 def check_cohort(clients_per_round: int, clients: int, holdout: int = 0) -> None:
     """Refuses a cohort that is larger than the federation.
 

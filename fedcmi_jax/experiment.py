@@ -23,6 +23,7 @@ from fedcmi_jax.config import (
     create,
     lookup,
     section,
+    shares_partition,
 )
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.dealing import deal, load_dataset
@@ -124,9 +125,9 @@ def build(
         _check_like(config, like)
     method = create("method", config.method)
     dataset = load_dataset(config.dataset, say) if like is None else like.dataset
-    if config.map_seeds:
-        say("map_seeds: all seeds share one partition, as with fixed_partition")
-    shares = config.fixed_partition or config.map_seeds
+    shares = shares_partition(config)
+    if shares:
+        say("fixed_partition: samples and modalities are dealt by seed 0")
     dealt = deal(dataclasses.replace(config, fixed_partition=shares), dataset)
     parts = dealt.partition
     clients = parts.num_clients + config.holdout_clients

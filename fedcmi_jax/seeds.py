@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from fedcmi_jax import autotune, hosts, resume, run
 from fedcmi_jax.aggregate import all_finite
-from fedcmi_jax.config import Config, to_dict
+from fedcmi_jax.config import Config, shares_partition, to_dict
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.run_folder import (
     METRICS,
@@ -193,6 +193,7 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
         "final": pool({n: s["final"] for n, s in own.items()}),
         "best": best,
         "chosen_on": "validation" if best else None,
+        "fixed_partition": shares_partition(config),
         "per_seed": {n: {k: s[k] for k in fields} for n, s in own.items()},
         "seconds": sum(s["seconds"] for s in own.values()),
         "versions": run.versions(),
@@ -214,20 +215,25 @@ def mend(config: Config, folder: pathlib.Path) -> list[str]:
 
 
 def final_block(
-    final: dict[str, Any], best: dict[str, Any] | None, folder: pathlib.Path
+    final: dict[str, Any],
+    best: dict[str, Any] | None,
+    folder: pathlib.Path,
+    config: Config,
 ) -> str:
-    """The result of several seeds in a few lines.
+    """The result of several seeds in a few lines, and what the seeds share.
 
     Args:
       final: A line of ``seed_axis.pool``.
       best: The same of the best rounds on validation, if there are any.
       folder: The run's folder.
+      config: The run's configuration.
 
     Example:
       >>> final = {"acc": 0.5, "acc_std": 0.1, "seeds": [0, 1],
       ...          "per_seed": {"acc": [0.4, 0.6]}}
-      >>> print(final_block(final, None, pathlib.Path("runs/a")))
+      >>> print(final_block(final, None, pathlib.Path("runs/a"), Config(seeds=2)))
       test accuracy 50.0 +- 10.0 % over 2 seeds (40.0, 60.0)
+        each seed has its own partition
       run folder runs/a
     """
 
@@ -240,6 +246,9 @@ def final_block(
     lines = [line(final)]
     if best is not None:
         lines.append(f"  at the best round on validation: {line(best)}")
+    shared = "all seeds share the partition of seed 0 (fixed_partition)"
+    own = "each seed has its own partition"
+    lines.append(f"  {shared if shares_partition(config) else own}")
     return "\n".join([*lines, f"run folder {folder}"])
 
 

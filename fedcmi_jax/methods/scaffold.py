@@ -38,7 +38,7 @@ def scaffold(
     Local step: g <- g + c - c_i. After K_i steps, with w_G the round's global and w_i
     the trained parameters, eta the round's learning rate:
       c_i+ = c_i - c + scale (w_G - w_i) / (K_i eta),   dc_i = c_i+ - c_i
-    Server, per block b over the S accepted clients that train it, of N:
+    Server, S of N clients accepted, sums over those of them that train block b:
       c_b <- c_b + (S / N) sum_i w_i dc_{i,b} / sum_i w_i,   w_i = n_i
     Blocks of a modality that the client does not train have no correction, and their
     c_i stays. With momentum w_G - w_i is K_i eta G gradients long, G = momentum_gain of

@@ -69,7 +69,6 @@ def problem(scene, *static):
     [
         (UNBALANCED, {"threshold": 1.0}),
         slow(BOTH_KINDS, {"threshold": 1.0}),
-        slow(UNBALANCED, {"threshold": 1.3}),
         slow(UNBALANCED, {"threshold": 1.0, "stale_single_updates": True}),
         slow(BOTH_KINDS, {"selection": "submodular"}),
         slow(UNBALANCED, {"selection": "submodular", "grad_epochs": 2}),

@@ -83,12 +83,16 @@ def train(
       The summary, also written to summary.json.
 
     Raises:
-      ValueError: See ``run.train``, or a seed's folder is of another configuration.
+      ValueError: See ``run.train`` and ``resume.mend_log``, or a seed's folder is of
+        another configuration.
       run.Interrupted: SIGINT or SIGTERM; the last finished round is saved.
       run.DivergedError: Some seeds diverged; names them. The others have finished.
     """
     observer = observer or run.Observer()
     lost: list[str] = []
+    if hosts.is_main():
+        for note in _mend_finished(config, folder):
+            observer.note(note)
     with run.stop_requests(observer) as stop:
         for i, seed in enumerate(numbers(config), 1):
             sub = folder_of(folder, seed)
@@ -207,10 +211,32 @@ def mend(config: Config, folder: pathlib.Path) -> list[str]:
 
     Returns:
       A line for the user for each of them.
+
+    Raises:
+      ValueError: A log is not that of the run, and no checkpoint holds a copy; or a
+        seed has lost its summary.
     """
-    notes = [resume.mend_log(folder_of(folder, seed)) for seed in numbers(config)]
+    for seed in numbers(config):
+        own = folder_of(folder, seed) / SUMMARY
+        if not own.exists():
+            raise ValueError(
+                f"{own}: there is no such file; put it back, or remove "
+                f"{folder / SUMMARY} to go on with that seed"
+            )
+    notes = _mend_finished(config, folder)
     if write_metrics(config, folder):
         notes.append(f"{folder / METRICS} was written anew from the seeds' own")
+    return notes
+
+
+def _mend_finished(config: Config, folder: pathlib.Path) -> list[str]:
+    """``resume.mend_log`` of the seeds that have finished; what it says."""
+    subs = {seed: folder_of(folder, seed) for seed in numbers(config)}
+    notes = [
+        resume.mend_log(sub, alone(config, seed))
+        for seed, sub in subs.items()
+        if (sub / SUMMARY).exists()
+    ]
     return [note for note in notes if note]
 
 

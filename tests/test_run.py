@@ -284,6 +284,48 @@ def test_the_log_of_a_finished_run_is_rebuilt(
     assert (folder / run.METRICS).read_bytes() == (reference / run.METRICS).read_bytes()
 
 
+def spoil(folder, how):
+    """Makes the newest checkpoint of a finished run useless."""
+    newest = folder / run.CHECKPOINTS / "8"
+    if how == "damaged":
+        (newest / "metadata.json").write_text("{}")
+    else:
+        shutil.rmtree(folder / run.CHECKPOINTS if how == "a file" else newest)
+    if how == "a file":
+        (folder / run.CHECKPOINTS).write_text("")
+
+
+SPOILT = ["damaged", "removed", "a file"]
+
+
+@pytest.mark.parametrize("checkpoints", SPOILT)
+@pytest.mark.parametrize("how", sorted(DAMAGES))
+def test_a_finished_runs_log_that_no_checkpoint_holds_is_refused(
+    how, checkpoints, reference, tmp_path, capsys
+):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    spoil(folder, checkpoints)
+    damaged(folder, how)
+    before = contents(folder)
+    assert main(["resume", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder / run.METRICS}: " in line
+    assert "no usable checkpoint of round 8 holds a copy; put the file back" in line
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("checkpoints", SPOILT)
+def test_a_finished_run_with_a_whole_log_needs_no_checkpoint(
+    checkpoints, reference, tmp_path, capsys
+):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    spoil(folder, checkpoints)
+    before = contents(folder)
+    assert main(["resume", str(folder)]) == 0
+    assert "finished: 8 rounds" in capsys.readouterr().out
+    assert contents(folder) == before
+
+
 def test_a_damaged_log_never_takes_anothers_place(
     stopped, tmp_path, monkeypatch, capsys
 ):

@@ -200,6 +200,42 @@ def test_what_stands_beside_the_seeds_follows_from_them(together, tmp_path, caps
     assert_same_run(folder, together)
 
 
+@pytest.mark.parametrize("how", ["emptied", "a corrupt line", "missing"])
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_the_log_of_a_seed_that_has_finished_is_rebuilt(
+    how, unfinished, together, tmp_path, capsys
+):
+    folder = shutil.copytree(together, tmp_path / "run")
+    (folder / run.SUMMARY).unlink()
+    if unfinished:
+        (folder / "seed-4" / run.SUMMARY).unlink()
+    log = folder / "seed-3" / run.METRICS
+    first, _, *rest = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(
+        b"" if how == "emptied" else b"".join([first, b"not JSON\n", *rest])
+    )
+    if how == "missing":
+        log.unlink()
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    (note,) = [x for x in capsys.readouterr().err.splitlines() if "rebuilt" in x]
+    assert str(log) in note
+    assert_same_run(folder, together)
+
+
+def test_a_finished_run_that_lost_a_seeds_summary_is_refused(
+    together, tmp_path, capsys
+):
+    folder = shutil.copytree(together, tmp_path / "run")
+    (folder / "seed-4" / run.SUMMARY).unlink()
+    assert main(["resume", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"seed-4/{run.SUMMARY}: there is no such file" in line
+    assert lines(folder) == lines(together)
+    (folder / run.SUMMARY).unlink()
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    assert_same_run(folder, together)
+
+
 def test_a_seeds_folder_of_another_configuration_is_refused(together, tmp_path, capsys):
     folder = shutil.copytree(together, tmp_path / "run")
     (folder / run.SUMMARY).unlink()

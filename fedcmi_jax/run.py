@@ -252,7 +252,7 @@ def load_best(
     """The state of the best round on validation.
 
     Args:
-      folder: A run's folder.
+      folder: A run's folder; of seeds one after the other, that of one (``seed-S``).
       experiment: Its experiment, on one device; None: built from its config.json.
 
     Returns:
@@ -260,7 +260,7 @@ def load_best(
       (``seed_axis.one_seed``).
 
     Raises:
-      ValueError: There is none, or it is damaged.
+      ValueError: There is none, it is damaged, or the folder is that of several seeds.
 
     Example:
       >>> load_best(pathlib.Path("no/such/folder"))
@@ -270,13 +270,19 @@ def load_best(
     if not (folder / CONFIG).is_file():
         path = folder / CONFIG
         raise ValueError(f"{path}: there is no such file; give a run's folder")
+    config = read_config(folder)
+    if config.seeds > 1 and not config.map_seeds:
+        raise ValueError(
+            f"{folder} is a run of {config.seeds} seeds, each with a best round of its "
+            f"own; give one of its seed-S folders, e.g. {folder}/seed-{config.seed}"
+        )
     best = best_of(MetricsLog(folder / METRICS).read())
     if not best.round:
         raise ValueError(
             f"{folder} has no best round: none was evaluated on a validation split; "
             "train with --validation-fraction=0.1"
         )
-    experiment = experiment or build(read_config(folder))
+    experiment = experiment or build(config)
     init = experiment.algorithm.init
     like = jax.eval_shape(init, experiment.key, experiment.federation)
     restored = checkpoint.restore(folder / BEST, like)

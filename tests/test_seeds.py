@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedcmi_jax import checkpoint, run, seed_axis, seeds
+from fedcmi_jax import checkpoint, run, run_folder, seed_axis, seeds
 from fedcmi_jax import config as configs
 from fedcmi_jax.cli import main
 from fedcmi_jax.experiment import build
@@ -141,6 +141,38 @@ def test_one_run_in_the_list(together, tmp_path, monkeypatch, capsys):
     assert "finished, 2 seeds" in done
     assert "8/8" in done
     assert "resumable, 2 seeds, 0 of them done" in begun
+
+
+def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(together, tmp_path / "runs/a")
+    # As if seed 3 had stopped at round 6: the last line is that of seed 4 alone.
+    path = folder / "seed-3" / run.SUMMARY
+    log = run_folder.MetricsLog(path.parent / run.METRICS)
+    stopped = json.loads(path.read_text()) | {"final": log.read()[1], "rounds": 6}
+    stopped["final"]["acc"] = 0.25
+    stopped["stopped_early"] = 6
+    path.write_text(json.dumps(stopped))
+    log.truncate_after(6)
+    last = seeds.write_summary(config(), folder)["per_seed"][4]["final"]["acc"]
+    assert main(["list", "runs"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert f"{50 * (0.25 + last):.1f} %" in row
+    assert row.endswith("finished, 2 seeds")
+    assert "8/8" in row
+
+    (folder / run.SUMMARY).unlink()
+    path.unlink()
+    assert main(["list", "runs"]) == 0
+    assert "resumable, 2 seeds, 1 of them done" in capsys.readouterr().out
+
+
+def test_the_best_state_is_that_of_one_seed(together):
+    with pytest.raises(ValueError, match="give one of its seed-S folders") as error:
+        run.load_best(together)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="seed-3 has no best round"):
+        run.load_best(together / "seed-3")
 
 
 def interrupted(folder, seed, round):

@@ -25,7 +25,7 @@ from fedcmi_jax import autotune, checkpoint, hosts, resume, streaming
 from fedcmi_jax.best import Best, best_of, should_stop
 from fedcmi_jax.clients import place_state, shards_memory
 from fedcmi_jax.config import Config, check_config, from_dict, to_dict
-from fedcmi_jax.experiment import Experiment, build, measure, rounds_per_call
+from fedcmi_jax.experiment import Experiment, build, rounds_per_call
 from fedcmi_jax.records import DivergedError as DivergedError
 from fedcmi_jax.records import check_alive, check_finite, records
 from fedcmi_jax.run_folder import (
@@ -191,13 +191,13 @@ def _loop(
         )
         _wait(infos)
         infos = jax.device_get(infos)
-        check_alive(config, infos, round, piece, log)
+        check_alive(experiment, infos, round, piece, log)
         # Finite updates can add up to more than a float holds. Checked before anything
         # is saved, so that every checkpoint can be gone on from.
-        check_finite(config, state, round + piece, log)
+        check_finite(experiment, state, round + piece, log)
         round += piece
         before = round - piece
-        for record in records(experiment, state, infos, before, piece, evaluate):
+        for record in records(experiment, state, infos, before, piece):
             if "acc" in record:
                 now = time.perf_counter()
                 record["seconds"], begun = now - begun, now
@@ -396,11 +396,6 @@ def _wait(tree: PyTree) -> None:
         while not leaf.is_ready():
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_POLL)
-
-
-def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
-    """All metrics of a state's deployed model, on the host."""
-    return measure(experiment, state)
 
 
 def _finish(

@@ -17,9 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax import autotune, hosts, resume, run
-from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.config import Config, shares_partition, to_dict
-from fedcmi_jax.experiment import Experiment, build
+from fedcmi_jax.experiment import Experiment, build, measure
+from fedcmi_jax.records import is_finite
 from fedcmi_jax.run_folder import (
     METRICS,
     SUMMARY,
@@ -290,7 +290,7 @@ def histories(
       every: Rounds between evaluations; the last round is evaluated, too.
 
     Returns:
-      For every seed the numbers of ``run.evaluate`` and ``round``, in order.
+      For every seed the numbers of ``experiment.measure`` and ``round``, in order.
 
     Raises:
       run.DivergedError: A seed did; names it.
@@ -327,10 +327,10 @@ def _history(experiment: Experiment) -> Iterator[dict[str, float]]:
             state, infos = algorithm.run(state, federation, np.int32(piece))
             round += piece
             is_alive = infos.accepted[:piece].any(1).all()
-            if not (is_alive and jax.jit(all_finite)(state.params)):
+            if not (is_alive and is_finite(state)):
                 where = f"seed {config.seed}, method {config.method.name}"
                 raise run.DivergedError(f"{where}: diverged by round {round}")
-        metrics = run.evaluate(experiment, state)
+        metrics = measure(experiment, state)
         yield {"round": round} | {
             name: value for name, value in metrics.items() if isinstance(value, float)
         }

@@ -123,7 +123,7 @@ def test_rounds_per_call_changes_nothing(reference, tmp_path):
 def test_metrics_are_those_of_the_state(reference):
     built = experiment()
     state = newest(reference, built).state
-    measured = run.evaluate(built, state)
+    measured = measure(built, state)
     last = metrics(reference)[-1]
     assert {name: last[name] for name in measured} == json.loads(json.dumps(measured))
 
@@ -498,6 +498,18 @@ def test_a_model_that_overflows_is_never_saved(tmp_path):
     assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "rate"), [("fedavg", "0.02"), ("scaffold", "0.06 = 0.02 x 3")]
+)
+def test_the_remedy_names_the_rate_that_was_used(method, rate, tmp_path):
+    local = {"epochs": 1} | ({"rate_scale": 3.0} if method == "scaffold" else {})
+    built = poisoned(0, 1, 2, 3, method=method, local=local)
+    folder = start(built, tmp_path / "run")
+    with pytest.raises(run.DivergedError) as error:
+        run.train(built, folder)
+    assert f"lower --local.learning-rate (now {rate})" in str(error.value)
+
+
 def test_a_second_signal_ends_the_process_at_once():
     program = (
         "import signal; from fedcmi_jax import run\n"
@@ -537,7 +549,7 @@ def scripted(monkeypatch, values, **options):
     def evaluate(experiment, state):
         return measure(experiment, state) | {"val_acc": values[int(state.round)]}
 
-    monkeypatch.setattr(run, "evaluate", evaluate)
+    monkeypatch.setattr("fedcmi_jax.records.measure", evaluate)
     config = dataclasses.replace(built.config, validation_fraction=0.1, **options)
     return built._replace(config=config)
 
@@ -571,7 +583,7 @@ def test_the_best_round_is_kept(values, best, tmp_path, monkeypatch):
     restored = run.load_best(folder, built)
     assert int(restored.state.round) == restored.round == best
     line = next(x for x in metrics(folder) if x["round"] == best)
-    assert run.evaluate(built, restored.state)["acc"] == line["acc"]
+    assert measure(built, restored.state)["acc"] == line["acc"]
 
 
 def test_without_validation_there_is_no_best(reference):
@@ -682,7 +694,7 @@ def test_the_best_round_is_chosen_on_real_validation_samples(tmp_path):
     best = max(metrics(folder), key=lambda line: line["val_acc"])
     restored = run.load_best(folder)
     assert restored.round == best["round"]
-    assert run.evaluate(built, restored.state)["val_acc"] == best["val_acc"]
+    assert measure(built, restored.state)["val_acc"] == best["val_acc"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from fedcmi_jax import checkpoint, run, run_folder, seed_axis, seeds
 from fedcmi_jax import config as configs
 from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build
+from fedcmi_jax.experiment import build, measure
 from fedcmi_jax.run_folder import create
 from tests import problems
 from tests.test_config import TINY
@@ -321,6 +322,24 @@ def test_histories_name_a_seed_that_diverges(monkeypatch):
         seeds.histories(config(), [4], 3)
 
 
+def test_histories_look_at_statistics_too(monkeypatch):
+    built = experiment(4)
+
+    def lame(key, federation):
+        state = built.algorithm.init(key, federation)
+        return state._replace(batch_stats={"fusion": {"mean": np.float32(np.nan)}})
+
+    def still(state, federation, piece):
+        accepted = np.ones((built.algorithm.rounds_per_call, 2), bool)
+        return state, types.SimpleNamespace(accepted=accepted)
+
+    algorithm = built.algorithm._replace(init=lame, run=still)
+    lost = built._replace(algorithm=algorithm)
+    monkeypatch.setattr(seeds, "build", lambda *_, **__: lost)
+    with pytest.raises(run.DivergedError, match="seed 4.*by round 2"):
+        seeds.histories(config(), [4], 3)
+
+
 def test_a_configuration_of_several_seeds_is_not_one_run(tmp_path):
     built = experiment(3)._replace(config=config())
     with pytest.raises(ValueError, match="seeds: 2 is not one run"):
@@ -361,7 +380,7 @@ def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
     last = lines(whole)[-1]
     assert last["seeds"] == [3, 4]
     assert last["acc_std"] == pytest.approx(statistics.stdev(last["per_seed"]["acc"]))
-    ours = run.evaluate(built, seed_axis.one_seed(done.state, 1))
+    ours = measure(built, seed_axis.one_seed(done.state, 1))
     assert last["per_seed"]["acc"][1] == ours["acc"]
 
     cut = start(config(**MAPPED), tmp_path / "cut")

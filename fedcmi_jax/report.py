@@ -139,6 +139,8 @@ def final_block(summary: Summary) -> str:
         if f"{name}_acc" in r:
             value = f"{_percent(r[f'{name}_acc'])}, by client {spread(name)}"
             lines.append(f"  {part(f'{name}_acc', value)}")
+    if summary.fixed_partition:
+        lines.append("  on the partition of seed 0 (fixed_partition)")
     lines.append(f"run folder {summary.folder}")
     meanings = (f"  {shown}: {meaning}" for shown, meaning in named.items())
     return "\n".join([*lines, "where", *meanings])
@@ -221,4 +223,6 @@ def _status(folder: pathlib.Path, values: dict[str, Any], is_finished: bool) -> 
         if not is_finished and not values.get("map_seeds"):
             done = len(list(folder.glob(f"seed-*/{SUMMARY}")))
             parts.append(f"{done} of them done")
+    if values.get("fixed_partition") or values.get("map_seeds"):
+        parts.append("partition of seed 0")
     return ", ".join(parts)

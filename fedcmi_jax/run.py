@@ -24,7 +24,7 @@ import numpy as np
 from fedcmi_jax import autotune, checkpoint, hosts, resume, streaming
 from fedcmi_jax.best import Best, best_of, should_stop
 from fedcmi_jax.clients import place_state, shards_memory
-from fedcmi_jax.config import Config, check_config, from_dict, to_dict
+from fedcmi_jax.config import Config, check_config, from_dict, shares_partition, to_dict
 from fedcmi_jax.experiment import Experiment, build, rounds_per_call
 from fedcmi_jax.records import DivergedError as DivergedError
 from fedcmi_jax.records import check_alive, check_finite, records
@@ -38,6 +38,7 @@ from fedcmi_jax.run_folder import (
     read_json,
     write_json,
 )
+from fedcmi_jax.seed_axis import split_summary, summary_fields
 from fedcmi_jax.types import FederationState, PyTree
 
 LONGEST_POLL = 0.05
@@ -66,6 +67,7 @@ class Summary(NamedTuple):
       state: Its final state.
       best: The metrics line of the best round on validation; None without validation.
       stopped_early: The round at which early stopping ended it; None: it did not.
+      fixed_partition: Whether it trained on the partition of seed 0.
     """
 
     folder: pathlib.Path
@@ -73,6 +75,7 @@ class Summary(NamedTuple):
     state: FederationState
     best: dict[str, Any] | None = None
     stopped_early: int | None = None
+    fixed_partition: bool = False
 
 
 class Interrupted(Exception):
@@ -419,13 +422,23 @@ def _finish(
         "final": records[-1],
         "best": best,
         "chosen_on": "validation" if best else None,
+        "fixed_partition": shares_partition(config),
         "seconds": sum(r["seconds"] for r in records),
         "versions": versions(),
     }
+    if config.map_seeds:
+        summary |= summary_fields(split_summary(summary), shares_partition(config))
     if experiment.stream is not None:
         summary["stream"] = experiment.stream.report()
     write_json(folder / SUMMARY, summary, null_non_finite=True)
-    return Summary(folder, records[-1], state, best, summary["stopped_early"])
+    return Summary(
+        folder,
+        records[-1],
+        state,
+        best,
+        summary["stopped_early"],
+        summary["fixed_partition"],
+    )
 
 
 @contextlib.contextmanager

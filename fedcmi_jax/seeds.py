@@ -30,7 +30,7 @@ from fedcmi_jax.run_folder import (
     write_json,
     write_lines,
 )
-from fedcmi_jax.seed_axis import pool
+from fedcmi_jax.seed_axis import pool, summary_fields
 
 
 def numbers(config: Config) -> range:
@@ -189,16 +189,13 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     own = {n: read_json(folder_of(folder, n) / SUMMARY) for n in numbers(config)}
     has_best = all(s["best"] for s in own.values())
     best = pool({n: s["best"] for n, s in own.items()}) if has_best else None
-    fields = ("rounds", "stopped_early", "final", "best")
     summary = {
         "rounds": max(s["rounds"] for s in own.values()),
-        "seeds": list(own),
         "parameters": own[config.seed]["parameters"],
         "final": pool({n: s["final"] for n, s in own.items()}),
         "best": best,
         "chosen_on": "validation" if best else None,
-        "fixed_partition": shares_partition(config),
-        "per_seed": {n: {k: s[k] for k in fields} for n, s in own.items()},
+        **summary_fields(own, shares_partition(config)),
         "seconds": sum(s["seconds"] for s in own.values()),
         "versions": run.versions(),
     }
@@ -275,6 +272,11 @@ def final_block(
     shared = "all seeds share the partition of seed 0 (fixed_partition)"
     own = "each seed has its own partition"
     lines.append(f"  {shared if shares_partition(config) else own}")
+    if config.map_seeds:
+        lines.append(
+            "  all in one program (map_seeds): separate runs with --fixed-partition "
+            "give the same only up to rounding, 1e-5 after one round"
+        )
     return "\n".join([*lines, f"run folder {folder}"])
 
 

@@ -103,6 +103,7 @@ def test_one_trace_and_the_lines_of_a_run(tmp_path):
     assert built.algorithm.run._cache_size() == 1
     assert [r["round"] for r in observer.records] == [3, 6, 8]
     assert int(summary.state.round) == 8
+    assert not summary.fixed_partition
     assert [line["round"] for line in metrics(folder)] == [3, 6, 8]
     assert checkpoint.rounds(folder / run.CHECKPOINTS)[-1] == 8
     for line in metrics(folder):

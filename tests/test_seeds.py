@@ -142,6 +142,12 @@ def test_one_run_in_the_list(together, tmp_path, monkeypatch, capsys):
     assert "finished, 2 seeds" in done
     assert "8/8" in done
     assert "resumable, 2 seeds, 0 of them done" in begun
+    for name in ("fixed_partition", "map_seeds"):
+        run.write_config(tmp_path / "runs/b", config(**{name: True}))
+        assert main(["list", "runs"]) == 0
+        done, begun = capsys.readouterr().out.splitlines()[1:]
+        assert "partition of seed 0" in begun
+        assert "partition of seed 0" not in done
 
 
 def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, capsys):
@@ -383,12 +389,23 @@ def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
     ours = measure(built, seed_axis.one_seed(done.state, 1))
     assert last["per_seed"]["acc"][1] == ours["acc"]
 
+    found = summary(whole)
+    assert found["fixed_partition"] is done.fixed_partition is True
+    assert found["seeds"] == [3, 4]
+    assert list(found["per_seed"]) == ["3", "4"]
+    own = found["per_seed"]["4"]
+    assert (own["rounds"], own["stopped_early"], own["best"]) == (8, None, None)
+    assert (own["final"]["round"], own["final"]["acc"]) == (8, ours["acc"])
+    assert own["final"]["per_class"] == last["per_seed"]["per_class"][1]
+
     cut = start(config(**MAPPED), tmp_path / "cut")
     with pytest.raises(run.Interrupted):
         run.train(built, cut, At(3, lambda: signal.raise_signal(2)))
     monkeypatch.setattr("fedcmi_jax.cli.build", lambda *_: built)
     assert main(["resume", str(cut), "--devices=1"]) == 0
-    assert "over 2 seeds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "over 2 seeds" in said
+    assert "only up to rounding, 1e-5 after one round" in said
     assert lines(cut) == lines(whole)
     assert summary(cut) == summary(whole)
     problems.assert_equal(newest(cut, built).state, newest(whole, built).state)

@@ -175,7 +175,7 @@ def _resume(args: list[str]) -> int:
 def _finished(config: configs.Config, folder: pathlib.Path) -> int:
     """Nothing is left to train; a damaged log is."""
     in_turn = config.seeds > 1 and not config.map_seeds
-    notes = seeds.mend(config, folder) if in_turn else [resume.mend_log(folder)]
+    notes = seeds.mend(config, folder) if in_turn else [resume.mend_log(folder, config)]
     for note in filter(None, notes):
         _say(note)
     summary = read_json(folder / run.SUMMARY)

@@ -9,7 +9,7 @@ from fedcmi_jax import checkpoint
 from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.config import Config
 from fedcmi_jax.evaluation import read_sums
-from fedcmi_jax.experiment import Experiment
+from fedcmi_jax.experiment import Experiment, measure
 from fedcmi_jax.resume import is_due
 from fedcmi_jax.run_folder import CHECKPOINTS, MetricsLog
 from fedcmi_jax.seed_axis import one_seed, pool
@@ -34,12 +34,12 @@ def _infos(config: Config, infos: RoundInfo, i: int) -> dict[int, RoundInfo]:
 
 
 def check_alive(
-    config: Config, infos: RoundInfo, round: int, piece: int, log: MetricsLog
+    experiment: Experiment, infos: RoundInfo, round: int, piece: int, log: MetricsLog
 ) -> None:
     """Raises if a round accepted no client; the log names those rejected up to there.
 
     Args:
-      config: The run's configuration.
+      experiment: The run's.
       infos: Of one call of ``FederatedAlgorithm.run``, on the host.
       round: Rounds done before the call.
       piece: Rounds of the call.
@@ -48,6 +48,7 @@ def check_alive(
     Raises:
       DivergedError: A round, of any seed, accepted no client.
     """
+    config = experiment.config
     for i in range(piece):
         members = _infos(config, infos, i)
         lost = [seed for seed, info in members.items() if not info.accepted.any()]
@@ -58,16 +59,21 @@ def check_alive(
                 log.append({"round": round + j + 1} | rejected)
         cohort = len(members[lost[0]].cohort)
         what = f"none of {cohort} clients sent a finite update"
-        raise _diverged(config, lost, round + i + 1, what, log)
+        raise _diverged(experiment, lost, round + i + 1, what, log)
+
+
+def is_finite(state: FederationState) -> bool:
+    """Whether parameters and statistics of one seed's model are all numbers."""
+    return bool(jax.jit(all_finite)((state.params, state.batch_stats)))
 
 
 def check_finite(
-    config: Config, state: FederationState, round: int, log: MetricsLog
+    experiment: Experiment, state: FederationState, round: int, log: MetricsLog
 ) -> None:
     """Raises if a model holds numbers that are none.
 
     Args:
-      config: The run's configuration.
+      experiment: The run's.
       state: After ``round`` rounds.
       round: Rounds done.
       log: The run's log.
@@ -75,21 +81,22 @@ def check_finite(
     Raises:
       DivergedError: Parameters or statistics, of any seed, are not finite.
     """
-    finite = jax.jit(all_finite)
-    members = _members(config, state, one_seed)
-    lost = [n for n, s in members.items() if not finite((s.params, s.batch_stats))]
+    members = _members(experiment.config, state, one_seed)
+    lost = [seed for seed, own in members.items() if not is_finite(own)]
     if lost:
-        raise _diverged(config, lost, round, "the model is not finite", log)
+        raise _diverged(experiment, lost, round, "the model is not finite", log)
 
 
 def _diverged(
-    config: Config, lost: list[int], round: int, what: str, log: MetricsLog
+    experiment: Experiment, lost: list[int], round: int, what: str, log: MetricsLog
 ) -> DivergedError:
     """The error of the seeds that are lost."""
-    folder = log.path.parent
+    config, folder = experiment.config, log.path.parent
     saved = checkpoint.rounds(folder / CHECKPOINTS)
     kept = f"round {saved[-1]} is saved" if saved else "nothing was saved yet"
-    remedies = f"lower --local.learning-rate (now {config.local.learning_rate})"
+    rate, scale = config.local.learning_rate, experiment.rate_scale
+    now = f"{rate}" if scale == 1 else f"{rate * scale:.3g} = {rate} x {scale:.3g}"
+    remedies = f"lower --local.learning-rate (now {now})"
     if hasattr(config.method, "min_temperature"):
         remedies += ", raise --method.min-temperature"
     where = f"seed {', '.join(map(str, lost))}, " if config.map_seeds else ""
@@ -120,7 +127,6 @@ def records(
     infos: RoundInfo,
     before: int,
     piece: int,
-    evaluate: Callable[[Experiment, FederationState], dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """Metrics lines of a call: rounds with rejected clients, and the evaluated one.
 
@@ -130,7 +136,6 @@ def records(
       infos: Of the call, on the host.
       before: Rounds done before the call.
       piece: Rounds of the call.
-      evaluate: (experiment, state of one seed) -> metrics.
 
     Yields:
       Lines for the log; of mapped seeds their ``seed_axis.pool``.
@@ -143,7 +148,7 @@ def records(
         if i == piece - 1 and is_due(config.eval_every, round, config.rounds):
             states = _members(config, state, one_seed)
             rows = {
-                seed: evaluate(experiment, states[seed]) | _training(info)
+                seed: measure(experiment, states[seed]) | _training(info)
                 for seed, info in members.items()
             }
             record |= pool(rows) if config.map_seeds else rows[config.seed]

@@ -139,6 +139,8 @@ def final_block(summary: Summary) -> str:
         if f"{name}_acc" in r:
             value = f"{_percent(r[f'{name}_acc'])}, by client {spread(name)}"
             lines.append(f"  {part(f'{name}_acc', value)}")
+    if summary.fixed_partition:
+        lines.append("  on the partition of seed 0 (fixed_partition)")
     lines.append(f"run folder {summary.folder}")
     meanings = (f"  {shown}: {meaning}" for shown, meaning in named.items())
     return "\n".join([*lines, "where", *meanings])
@@ -198,17 +200,29 @@ def list_runs(root: pathlib.Path) -> rich.table.Table:
             values = read_json(config)["config"]
             records = [r for r in MetricsLog(folder / METRICS).read() if "acc" in r]
             rounds, method = values["rounds"], values["method"]["name"]
-            seeds = values.get("seeds", 1)
+            accuracy = records[-1]["acc"] if records else None
+            is_finished = (folder / SUMMARY).exists()
+            if is_finished:
+                # Seeds that stop early do not all have the last line.
+                accuracy = read_json(folder / SUMMARY)["final"]["acc"]
+            status = _status(folder, values, is_finished)
         except (ValueError, KeyError, TypeError) as error:
             table.add_row(str(folder), "", "", "", f"damaged: {error}")
             continue
         done = records[-1]["round"] if records else 0
-        accuracy = _percent(records[-1]["acc"]) if records else "-"
-        status = "finished" if (folder / SUMMARY).exists() else "resumable"
-        if seeds > 1:
-            status += f", {seeds} seeds"
-            finished = len(records[-1]["seeds"]) if records else 0
-            if finished < seeds:
-                status += f", {finished} of them done"
-        table.add_row(str(folder), method, f"{done}/{rounds}", accuracy, status)
+        row = (method, f"{done}/{rounds}", _percent(accuracy), status)
+        table.add_row(str(folder), *row)
     return table
+
+
+def _status(folder: pathlib.Path, values: dict[str, Any], is_finished: bool) -> str:
+    """What `list_runs` says of a run with these values in its config.json."""
+    parts = ["finished" if is_finished else "resumable"]
+    if (seeds := values.get("seeds", 1)) > 1:
+        parts.append(f"{seeds} seeds")
+        if not is_finished and not values.get("map_seeds"):
+            done = len(list(folder.glob(f"seed-*/{SUMMARY}")))
+            parts.append(f"{done} of them done")
+    if values.get("fixed_partition") or values.get("map_seeds"):
+        parts.append("partition of seed 0")
+    return ", ".join(parts)

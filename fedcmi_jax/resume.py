@@ -5,7 +5,14 @@ import pathlib
 
 from fedcmi_jax import checkpoint
 from fedcmi_jax.config import Config
-from fedcmi_jax.run_folder import BEST, CHECKPOINTS, METRICS, MetricsLog
+from fedcmi_jax.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    METRICS,
+    SUMMARY,
+    MetricsLog,
+    read_json,
+)
 
 
 def check_usable(folder: pathlib.Path) -> None:
@@ -87,31 +94,59 @@ def restore_log(log: MetricsLog, config: Config, restored: checkpoint.Restored) 
     """
     if restored.log is not None:
         return log.restore(restored.round, restored.log)
-    found = [r["round"] for r in log.read() if "acc" in r]
-    found = [r for r in found if r <= restored.round]
-    if found != (expected := evaluations(config, restored.round)):
-        odd = min(set(found) ^ set(expected))
-        raise ValueError(
-            f"{log.path}: has {'no' if odd in expected else 'an odd'} line of round "
-            f"{odd}, and checkpoint {restored.round} holds no copy; put the file back "
-            "or start the run again in a new folder"
-        )
+    _check_complete(
+        log, config, restored.round, f"checkpoint {restored.round} holds no copy"
+    )
     log.truncate_after(restored.round)
     return ""
 
 
-def mend_log(folder: pathlib.Path) -> str:
+def mend_log(folder: pathlib.Path, config: Config) -> str:
     """Rebuilds the log of a finished run if it is not what its last checkpoint holds.
 
+    Where that checkpoint is gone or damaged, the log is compared with summary.json.
+
     Args:
-      folder: A run's folder.
+      folder: A finished run's folder.
+      config: Its configuration.
 
     Returns:
       A line for the user if the log was rebuilt, else "".
 
-    Example:
-      >>> mend_log(pathlib.Path("no/such/folder"))
-      ''
+    Raises:
+      ValueError: The log is not that of the run, and no checkpoint holds a copy.
     """
+    summary = read_json(folder / SUMMARY)
+    log, round = MetricsLog(folder / METRICS), summary.get("rounds", config.rounds)
     saved = checkpoint.newest_log(folder / CHECKPOINTS)
-    return "" if saved is None else MetricsLog(folder / METRICS).restore(*saved)
+    if saved is not None and saved[0] == round:
+        return log.restore(*saved)
+    why = f"no usable checkpoint of round {round} holds a copy"
+    _check_complete(log, config, round, why)
+    evaluated = [r for r in log.read() if "acc" in r]
+    if evaluated[-1:] != [summary.get("final")]:
+        raise _unlike(log, f"does not end as {folder / SUMMARY} says", why)
+    return ""
+
+
+def _check_complete(log: MetricsLog, config: Config, round: int, why: str) -> None:
+    """Raises unless the log has a line of each round evaluated up to this one.
+
+    ``why`` says that no copy of it can be had.
+    """
+    try:
+        found = [r["round"] for r in log.read() if "acc" in r and r["round"] <= round]
+    except ValueError:
+        raise _unlike(log, "has a damaged line", why) from None
+    if found != (expected := evaluations(config, round)):
+        odd = min(set(found) ^ set(expected))
+        which = "no" if odd in expected else "an odd"
+        raise _unlike(log, f"has {which} line of round {odd}", why)
+
+
+def _unlike(log: MetricsLog, what: str, why: str) -> ValueError:
+    """The refusal of a log that is not the run's and cannot be rebuilt."""
+    return ValueError(
+        f"{log.path}: {what}, and {why}; put the file back or start "
+        "the run again in a new folder"
+    )

@@ -24,8 +24,8 @@ import numpy as np
 from fedcmi_jax import autotune, checkpoint, hosts, resume, streaming
 from fedcmi_jax.best import Best, best_of, should_stop
 from fedcmi_jax.clients import place_state, shards_memory
-from fedcmi_jax.config import Config, check_config, from_dict, to_dict
-from fedcmi_jax.experiment import Experiment, build, measure, rounds_per_call
+from fedcmi_jax.config import Config, check_config, from_dict, shares_partition, to_dict
+from fedcmi_jax.experiment import Experiment, build, rounds_per_call
 from fedcmi_jax.records import DivergedError as DivergedError
 from fedcmi_jax.records import check_alive, check_finite, records
 from fedcmi_jax.run_folder import (
@@ -38,6 +38,7 @@ from fedcmi_jax.run_folder import (
     read_json,
     write_json,
 )
+from fedcmi_jax.seed_axis import split_summary, summary_fields
 from fedcmi_jax.types import FederationState, PyTree
 
 LONGEST_POLL = 0.05
@@ -66,6 +67,7 @@ class Summary(NamedTuple):
       state: Its final state.
       best: The metrics line of the best round on validation; None without validation.
       stopped_early: The round at which early stopping ended it; None: it did not.
+      fixed_partition: Whether it trained on the partition of seed 0.
     """
 
     folder: pathlib.Path
@@ -73,6 +75,7 @@ class Summary(NamedTuple):
     state: FederationState
     best: dict[str, Any] | None = None
     stopped_early: int | None = None
+    fixed_partition: bool = False
 
 
 class Interrupted(Exception):
@@ -191,13 +194,13 @@ def _loop(
         )
         _wait(infos)
         infos = jax.device_get(infos)
-        check_alive(config, infos, round, piece, log)
+        check_alive(experiment, infos, round, piece, log)
         # Finite updates can add up to more than a float holds. Checked before anything
         # is saved, so that every checkpoint can be gone on from.
-        check_finite(config, state, round + piece, log)
+        check_finite(experiment, state, round + piece, log)
         round += piece
         before = round - piece
-        for record in records(experiment, state, infos, before, piece, evaluate):
+        for record in records(experiment, state, infos, before, piece):
             if "acc" in record:
                 now = time.perf_counter()
                 record["seconds"], begun = now - begun, now
@@ -252,7 +255,7 @@ def load_best(
     """The state of the best round on validation.
 
     Args:
-      folder: A run's folder.
+      folder: A run's folder; of seeds one after the other, that of one (``seed-S``).
       experiment: Its experiment, on one device; None: built from its config.json.
 
     Returns:
@@ -260,7 +263,7 @@ def load_best(
       (``seed_axis.one_seed``).
 
     Raises:
-      ValueError: There is none, or it is damaged.
+      ValueError: There is none, it is damaged, or the folder is that of several seeds.
 
     Example:
       >>> load_best(pathlib.Path("no/such/folder"))
@@ -270,13 +273,19 @@ def load_best(
     if not (folder / CONFIG).is_file():
         path = folder / CONFIG
         raise ValueError(f"{path}: there is no such file; give a run's folder")
+    config = read_config(folder)
+    if config.seeds > 1 and not config.map_seeds:
+        raise ValueError(
+            f"{folder} is a run of {config.seeds} seeds, each with a best round of its "
+            f"own; give one of its seed-S folders, e.g. {folder}/seed-{config.seed}"
+        )
     best = best_of(MetricsLog(folder / METRICS).read())
     if not best.round:
         raise ValueError(
             f"{folder} has no best round: none was evaluated on a validation split; "
             "train with --validation-fraction=0.1"
         )
-    experiment = experiment or build(read_config(folder))
+    experiment = experiment or build(config)
     init = experiment.algorithm.init
     like = jax.eval_shape(init, experiment.key, experiment.federation)
     restored = checkpoint.restore(folder / BEST, like)
@@ -392,11 +401,6 @@ def _wait(tree: PyTree) -> None:
             pause = min(2 * pause, LONGEST_POLL)
 
 
-def evaluate(experiment: Experiment, state: FederationState) -> dict[str, Any]:
-    """All metrics of a state's deployed model, on the host."""
-    return measure(experiment, state)
-
-
 def _finish(
     experiment: Experiment,
     folder: pathlib.Path,
@@ -418,13 +422,23 @@ def _finish(
         "final": records[-1],
         "best": best,
         "chosen_on": "validation" if best else None,
+        "fixed_partition": shares_partition(config),
         "seconds": sum(r["seconds"] for r in records),
         "versions": versions(),
     }
+    if config.map_seeds:
+        summary |= summary_fields(split_summary(summary), shares_partition(config))
     if experiment.stream is not None:
         summary["stream"] = experiment.stream.report()
     write_json(folder / SUMMARY, summary, null_non_finite=True)
-    return Summary(folder, records[-1], state, best, summary["stopped_early"])
+    return Summary(
+        folder,
+        records[-1],
+        state,
+        best,
+        summary["stopped_early"],
+        summary["fixed_partition"],
+    )
 
 
 @contextlib.contextmanager

@@ -343,7 +343,7 @@ class MetricsLog:
             if number is None or (lines and number <= lines[-1][0]):
                 what = "corrupt" if number is None else f"round {number} again"
                 raise ValueError(
-                    f"{self.path}, line {place}: {what}; remove the line to go on"
+                    f"{self.path}, line {place}: {what}; `fedcmi resume` rebuilds it"
                 )
             lines.append((number, content))
         return lines, not rest

@@ -102,6 +102,54 @@ def pool(records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     return result | {"per_seed": values}
 
 
+def summary_fields(
+    own: Mapping[int, Mapping[str, Any]], fixed_partition: bool
+) -> dict[str, Any]:
+    """What the summary of several seeds has beside the fields of any summary.
+
+    Args:
+      own: Seed -> its summary.
+      fixed_partition: ``config.shares_partition``.
+
+    Returns:
+      ``seeds``, which they are; ``fixed_partition``; ``per_seed``, seed -> its end.
+    """
+    names = ("rounds", "stopped_early", "final", "best")
+    return {
+        "seeds": list(own),
+        "fixed_partition": fixed_partition,
+        "per_seed": {n: {name: s[name] for name in names} for n, s in own.items()},
+    }
+
+
+def split_summary(summary: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """The summary of mapped seeds for each of them.
+
+    Args:
+      summary: ``final`` and ``best`` are lines of ``pool`` with their ``round``; None
+        for ``best`` where there is none.
+
+    Returns:
+      Seed -> the same with its own values.
+
+    Example:
+      >>> line = {"round": 5} | pool({3: {"acc": 0.5}, 4: {"acc": 0.75}})
+      >>> split_summary({"rounds": 5, "final": line, "best": None})[4]
+      {'rounds': 5, 'final': {'round': 5, 'acc': 0.75}, 'best': None}
+    """
+
+    def own(line: Mapping[str, Any] | None, i: int) -> dict[str, Any] | None:
+        if line is None:
+            return None
+        values = {name: column[i] for name, column in line["per_seed"].items()}
+        return {"round": line["round"]} | values
+
+    return {
+        seed: {**summary} | {name: own(summary[name], i) for name in ("final", "best")}
+        for i, seed in enumerate(summary["final"]["seeds"])
+    }
+
+
 def _moments(column: list[Any]) -> tuple[PyTree, PyTree]:
     """Mean and sample deviation; None where a seed lacks the value."""
     if any(value is None for value in column):

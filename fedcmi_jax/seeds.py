@@ -17,9 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax import autotune, hosts, resume, run
-from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.config import Config, shares_partition, to_dict
-from fedcmi_jax.experiment import Experiment, build
+from fedcmi_jax.experiment import Experiment, build, measure
+from fedcmi_jax.records import is_finite
 from fedcmi_jax.run_folder import (
     METRICS,
     SUMMARY,
@@ -30,7 +30,7 @@ from fedcmi_jax.run_folder import (
     write_json,
     write_lines,
 )
-from fedcmi_jax.seed_axis import pool
+from fedcmi_jax.seed_axis import pool, summary_fields
 
 
 def numbers(config: Config) -> range:
@@ -83,12 +83,16 @@ def train(
       The summary, also written to summary.json.
 
     Raises:
-      ValueError: See ``run.train``, or a seed's folder is of another configuration.
+      ValueError: See ``run.train`` and ``resume.mend_log``, or a seed's folder is of
+        another configuration.
       run.Interrupted: SIGINT or SIGTERM; the last finished round is saved.
       run.DivergedError: Some seeds diverged; names them. The others have finished.
     """
     observer = observer or run.Observer()
     lost: list[str] = []
+    if hosts.is_main():
+        for note in _mend_finished(config, folder):
+            observer.note(note)
     with run.stop_requests(observer) as stop:
         for i, seed in enumerate(numbers(config), 1):
             sub = folder_of(folder, seed)
@@ -185,16 +189,13 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     own = {n: read_json(folder_of(folder, n) / SUMMARY) for n in numbers(config)}
     has_best = all(s["best"] for s in own.values())
     best = pool({n: s["best"] for n, s in own.items()}) if has_best else None
-    fields = ("rounds", "stopped_early", "final", "best")
     summary = {
         "rounds": max(s["rounds"] for s in own.values()),
-        "seeds": list(own),
         "parameters": own[config.seed]["parameters"],
         "final": pool({n: s["final"] for n, s in own.items()}),
         "best": best,
         "chosen_on": "validation" if best else None,
-        "fixed_partition": shares_partition(config),
-        "per_seed": {n: {k: s[k] for k in fields} for n, s in own.items()},
+        **summary_fields(own, shares_partition(config)),
         "seconds": sum(s["seconds"] for s in own.values()),
         "versions": run.versions(),
     }
@@ -207,10 +208,32 @@ def mend(config: Config, folder: pathlib.Path) -> list[str]:
 
     Returns:
       A line for the user for each of them.
+
+    Raises:
+      ValueError: A log is not that of the run, and no checkpoint holds a copy; or a
+        seed has lost its summary.
     """
-    notes = [resume.mend_log(folder_of(folder, seed)) for seed in numbers(config)]
+    for seed in numbers(config):
+        own = folder_of(folder, seed) / SUMMARY
+        if not own.exists():
+            raise ValueError(
+                f"{own}: there is no such file; put it back, or remove "
+                f"{folder / SUMMARY} to go on with that seed"
+            )
+    notes = _mend_finished(config, folder)
     if write_metrics(config, folder):
         notes.append(f"{folder / METRICS} was written anew from the seeds' own")
+    return notes
+
+
+def _mend_finished(config: Config, folder: pathlib.Path) -> list[str]:
+    """``resume.mend_log`` of the seeds that have finished; what it says."""
+    subs = {seed: folder_of(folder, seed) for seed in numbers(config)}
+    notes = [
+        resume.mend_log(sub, alone(config, seed))
+        for seed, sub in subs.items()
+        if (sub / SUMMARY).exists()
+    ]
     return [note for note in notes if note]
 
 
@@ -249,6 +272,11 @@ def final_block(
     shared = "all seeds share the partition of seed 0 (fixed_partition)"
     own = "each seed has its own partition"
     lines.append(f"  {shared if shares_partition(config) else own}")
+    if config.map_seeds:
+        lines.append(
+            "  all in one program (map_seeds): separate runs with --fixed-partition "
+            "give the same only up to rounding, 1e-5 after one round"
+        )
     return "\n".join([*lines, f"run folder {folder}"])
 
 
@@ -264,7 +292,7 @@ def histories(
       every: Rounds between evaluations; the last round is evaluated, too.
 
     Returns:
-      For every seed the numbers of ``run.evaluate`` and ``round``, in order.
+      For every seed the numbers of ``experiment.measure`` and ``round``, in order.
 
     Raises:
       run.DivergedError: A seed did; names it.
@@ -301,10 +329,10 @@ def _history(experiment: Experiment) -> Iterator[dict[str, float]]:
             state, infos = algorithm.run(state, federation, np.int32(piece))
             round += piece
             is_alive = infos.accepted[:piece].any(1).all()
-            if not (is_alive and jax.jit(all_finite)(state.params)):
+            if not (is_alive and is_finite(state)):
                 where = f"seed {config.seed}, method {config.method.name}"
                 raise run.DivergedError(f"{where}: diverged by round {round}")
-        metrics = run.evaluate(experiment, state)
+        metrics = measure(experiment, state)
         yield {"round": round} | {
             name: value for name, value in metrics.items() if isinstance(value, float)
         }

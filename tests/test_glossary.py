@@ -77,6 +77,12 @@ def test_a_plain_run_shows_no_held_out_samples(finished):
         assert name not in block
 
 
+def test_a_fixed_partition_is_named(finished):
+    for fixed in (False, True):
+        block = report.final_block(finished._replace(fixed_partition=fixed))
+        assert ("on the partition of seed 0 (fixed_partition)" in block) == fixed
+
+
 def test_lookups():
     assert explain("acc_a_b_zero") is GLOSSARY["acc_{m}_zero"]
     assert explain("client_test_mean") is GLOSSARY["client_test_{spread}"]

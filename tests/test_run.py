@@ -103,6 +103,7 @@ def test_one_trace_and_the_lines_of_a_run(tmp_path):
     assert built.algorithm.run._cache_size() == 1
     assert [r["round"] for r in observer.records] == [3, 6, 8]
     assert int(summary.state.round) == 8
+    assert not summary.fixed_partition
     assert [line["round"] for line in metrics(folder)] == [3, 6, 8]
     assert checkpoint.rounds(folder / run.CHECKPOINTS)[-1] == 8
     for line in metrics(folder):
@@ -123,7 +124,7 @@ def test_rounds_per_call_changes_nothing(reference, tmp_path):
 def test_metrics_are_those_of_the_state(reference):
     built = experiment()
     state = newest(reference, built).state
-    measured = run.evaluate(built, state)
+    measured = measure(built, state)
     last = metrics(reference)[-1]
     assert {name: last[name] for name in measured} == json.loads(json.dumps(measured))
 
@@ -282,6 +283,48 @@ def test_the_log_of_a_finished_run_is_rebuilt(
     assert resumed(folder, monkeypatch) == 0
     assert "rebuilt" in capsys.readouterr().err
     assert (folder / run.METRICS).read_bytes() == (reference / run.METRICS).read_bytes()
+
+
+def spoil(folder, how):
+    """Makes the newest checkpoint of a finished run useless."""
+    newest = folder / run.CHECKPOINTS / "8"
+    if how == "damaged":
+        (newest / "metadata.json").write_text("{}")
+    else:
+        shutil.rmtree(folder / run.CHECKPOINTS if how == "a file" else newest)
+    if how == "a file":
+        (folder / run.CHECKPOINTS).write_text("")
+
+
+SPOILT = ["damaged", "removed", "a file"]
+
+
+@pytest.mark.parametrize("checkpoints", SPOILT)
+@pytest.mark.parametrize("how", sorted(DAMAGES))
+def test_a_finished_runs_log_that_no_checkpoint_holds_is_refused(
+    how, checkpoints, reference, tmp_path, capsys
+):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    spoil(folder, checkpoints)
+    damaged(folder, how)
+    before = contents(folder)
+    assert main(["resume", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder / run.METRICS}: " in line
+    assert "no usable checkpoint of round 8 holds a copy; put the file back" in line
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("checkpoints", SPOILT)
+def test_a_finished_run_with_a_whole_log_needs_no_checkpoint(
+    checkpoints, reference, tmp_path, capsys
+):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    spoil(folder, checkpoints)
+    before = contents(folder)
+    assert main(["resume", str(folder)]) == 0
+    assert "finished: 8 rounds" in capsys.readouterr().out
+    assert contents(folder) == before
 
 
 def test_a_damaged_log_never_takes_anothers_place(
@@ -456,6 +499,18 @@ def test_a_model_that_overflows_is_never_saved(tmp_path):
     assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "rate"), [("fedavg", "0.02"), ("scaffold", "0.06 = 0.02 x 3")]
+)
+def test_the_remedy_names_the_rate_that_was_used(method, rate, tmp_path):
+    local = {"epochs": 1} | ({"rate_scale": 3.0} if method == "scaffold" else {})
+    built = poisoned(0, 1, 2, 3, method=method, local=local)
+    folder = start(built, tmp_path / "run")
+    with pytest.raises(run.DivergedError) as error:
+        run.train(built, folder)
+    assert f"lower --local.learning-rate (now {rate})" in str(error.value)
+
+
 def test_a_second_signal_ends_the_process_at_once():
     program = (
         "import signal; from fedcmi_jax import run\n"
@@ -495,7 +550,7 @@ def scripted(monkeypatch, values, **options):
     def evaluate(experiment, state):
         return measure(experiment, state) | {"val_acc": values[int(state.round)]}
 
-    monkeypatch.setattr(run, "evaluate", evaluate)
+    monkeypatch.setattr("fedcmi_jax.records.measure", evaluate)
     config = dataclasses.replace(built.config, validation_fraction=0.1, **options)
     return built._replace(config=config)
 
@@ -529,7 +584,7 @@ def test_the_best_round_is_kept(values, best, tmp_path, monkeypatch):
     restored = run.load_best(folder, built)
     assert int(restored.state.round) == restored.round == best
     line = next(x for x in metrics(folder) if x["round"] == best)
-    assert run.evaluate(built, restored.state)["acc"] == line["acc"]
+    assert measure(built, restored.state)["acc"] == line["acc"]
 
 
 def test_without_validation_there_is_no_best(reference):
@@ -640,7 +695,7 @@ def test_the_best_round_is_chosen_on_real_validation_samples(tmp_path):
     best = max(metrics(folder), key=lambda line: line["val_acc"])
     restored = run.load_best(folder)
     assert restored.round == best["round"]
-    assert run.evaluate(built, restored.state)["val_acc"] == best["val_acc"]
+    assert measure(built, restored.state)["val_acc"] == best["val_acc"]
 
 
 @pytest.mark.parametrize(

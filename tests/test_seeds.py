@@ -9,15 +9,16 @@ import signal
 import statistics
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from fedcmi_jax import checkpoint, run, seed_axis, seeds
+from fedcmi_jax import checkpoint, run, run_folder, seed_axis, seeds
 from fedcmi_jax import config as configs
 from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build
+from fedcmi_jax.experiment import build, measure
 from fedcmi_jax.run_folder import create
 from tests import problems
 from tests.test_config import TINY
@@ -141,6 +142,44 @@ def test_one_run_in_the_list(together, tmp_path, monkeypatch, capsys):
     assert "finished, 2 seeds" in done
     assert "8/8" in done
     assert "resumable, 2 seeds, 0 of them done" in begun
+    for name in ("fixed_partition", "map_seeds"):
+        run.write_config(tmp_path / "runs/b", config(**{name: True}))
+        assert main(["list", "runs"]) == 0
+        done, begun = capsys.readouterr().out.splitlines()[1:]
+        assert "partition of seed 0" in begun
+        assert "partition of seed 0" not in done
+
+
+def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(together, tmp_path / "runs/a")
+    # As if seed 3 had stopped at round 6: the last line is that of seed 4 alone.
+    path = folder / "seed-3" / run.SUMMARY
+    log = run_folder.MetricsLog(path.parent / run.METRICS)
+    stopped = json.loads(path.read_text()) | {"final": log.read()[1], "rounds": 6}
+    stopped["final"]["acc"] = 0.25
+    stopped["stopped_early"] = 6
+    path.write_text(json.dumps(stopped))
+    log.truncate_after(6)
+    last = seeds.write_summary(config(), folder)["per_seed"][4]["final"]["acc"]
+    assert main(["list", "runs"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert f"{50 * (0.25 + last):.1f} %" in row
+    assert row.endswith("finished, 2 seeds")
+    assert "8/8" in row
+
+    (folder / run.SUMMARY).unlink()
+    path.unlink()
+    assert main(["list", "runs"]) == 0
+    assert "resumable, 2 seeds, 1 of them done" in capsys.readouterr().out
+
+
+def test_the_best_state_is_that_of_one_seed(together):
+    with pytest.raises(ValueError, match="give one of its seed-S folders") as error:
+        run.load_best(together)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="seed-3 has no best round"):
+        run.load_best(together / "seed-3")
 
 
 def interrupted(folder, seed, round):
@@ -200,6 +239,42 @@ def test_what_stands_beside_the_seeds_follows_from_them(together, tmp_path, caps
     assert_same_run(folder, together)
 
 
+@pytest.mark.parametrize("how", ["emptied", "a corrupt line", "missing"])
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_the_log_of_a_seed_that_has_finished_is_rebuilt(
+    how, unfinished, together, tmp_path, capsys
+):
+    folder = shutil.copytree(together, tmp_path / "run")
+    (folder / run.SUMMARY).unlink()
+    if unfinished:
+        (folder / "seed-4" / run.SUMMARY).unlink()
+    log = folder / "seed-3" / run.METRICS
+    first, _, *rest = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(
+        b"" if how == "emptied" else b"".join([first, b"not JSON\n", *rest])
+    )
+    if how == "missing":
+        log.unlink()
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    (note,) = [x for x in capsys.readouterr().err.splitlines() if "rebuilt" in x]
+    assert str(log) in note
+    assert_same_run(folder, together)
+
+
+def test_a_finished_run_that_lost_a_seeds_summary_is_refused(
+    together, tmp_path, capsys
+):
+    folder = shutil.copytree(together, tmp_path / "run")
+    (folder / "seed-4" / run.SUMMARY).unlink()
+    assert main(["resume", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"seed-4/{run.SUMMARY}: there is no such file" in line
+    assert lines(folder) == lines(together)
+    (folder / run.SUMMARY).unlink()
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    assert_same_run(folder, together)
+
+
 def test_a_seeds_folder_of_another_configuration_is_refused(together, tmp_path, capsys):
     folder = shutil.copytree(together, tmp_path / "run")
     (folder / run.SUMMARY).unlink()
@@ -253,6 +328,24 @@ def test_histories_name_a_seed_that_diverges(monkeypatch):
         seeds.histories(config(), [4], 3)
 
 
+def test_histories_look_at_statistics_too(monkeypatch):
+    built = experiment(4)
+
+    def lame(key, federation):
+        state = built.algorithm.init(key, federation)
+        return state._replace(batch_stats={"fusion": {"mean": np.float32(np.nan)}})
+
+    def still(state, federation, piece):
+        accepted = np.ones((built.algorithm.rounds_per_call, 2), bool)
+        return state, types.SimpleNamespace(accepted=accepted)
+
+    algorithm = built.algorithm._replace(init=lame, run=still)
+    lost = built._replace(algorithm=algorithm)
+    monkeypatch.setattr(seeds, "build", lambda *_, **__: lost)
+    with pytest.raises(run.DivergedError, match="seed 4.*by round 2"):
+        seeds.histories(config(), [4], 3)
+
+
 def test_a_configuration_of_several_seeds_is_not_one_run(tmp_path):
     built = experiment(3)._replace(config=config())
     with pytest.raises(ValueError, match="seeds: 2 is not one run"):
@@ -293,15 +386,26 @@ def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
     last = lines(whole)[-1]
     assert last["seeds"] == [3, 4]
     assert last["acc_std"] == pytest.approx(statistics.stdev(last["per_seed"]["acc"]))
-    ours = run.evaluate(built, seed_axis.one_seed(done.state, 1))
+    ours = measure(built, seed_axis.one_seed(done.state, 1))
     assert last["per_seed"]["acc"][1] == ours["acc"]
+
+    found = summary(whole)
+    assert found["fixed_partition"] is done.fixed_partition is True
+    assert found["seeds"] == [3, 4]
+    assert list(found["per_seed"]) == ["3", "4"]
+    own = found["per_seed"]["4"]
+    assert (own["rounds"], own["stopped_early"], own["best"]) == (8, None, None)
+    assert (own["final"]["round"], own["final"]["acc"]) == (8, ours["acc"])
+    assert own["final"]["per_class"] == last["per_seed"]["per_class"][1]
 
     cut = start(config(**MAPPED), tmp_path / "cut")
     with pytest.raises(run.Interrupted):
         run.train(built, cut, At(3, lambda: signal.raise_signal(2)))
     monkeypatch.setattr("fedcmi_jax.cli.build", lambda *_: built)
     assert main(["resume", str(cut), "--devices=1"]) == 0
-    assert "over 2 seeds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "over 2 seeds" in said
+    assert "only up to rounding, 1e-5 after one round" in said
     assert lines(cut) == lines(whole)
     assert summary(cut) == summary(whole)
     problems.assert_equal(newest(cut, built).state, newest(whole, built).state)

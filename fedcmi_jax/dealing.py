@@ -132,7 +132,9 @@ def _take(
     """Takes a share of every client's samples, if one is asked for."""
     if fraction == 0:
         return parts, None
-    left, held = take_share(parts, train.labels, fraction, rng)
+    left, held = take_share(
+        parts, train.labels, fraction, rng, sequential=train.sequential
+    )
     if not held.rows.size:
         raise ValueError(
             f"{name}: its share of {len(parts.order)} samples at {parts.num_clients} "

@@ -180,6 +180,34 @@ def test_natural_clients_keep_their_own():
     np.testing.assert_array_equal(again.federation.sizes, built.federation.sizes)
 
 
+def test_overlapping_samples_are_held_out_in_runs():
+    config = tiny(
+        partition={"name": "natural"},
+        clients=0,
+        validation_fraction=0.2,
+        client_test_fraction=0.2,
+        missing_fraction=0.5,
+    )
+    data = fc.data.load("synthetic", train_samples=60, test_samples=10)
+    train = data.train._replace(
+        labels=np.tile(np.repeat([0, 1], 10), 3).astype(np.int32),
+        clients=np.repeat(np.arange(3), 20),
+        sequential=True,
+    )
+    dealt = deal(config, fc.data.check_dataset(data._replace(train=train)))
+    assert dealt.dataset.train.sequential
+    for i in range(3):
+        by_use = [20 * i + np.r_[0:6, 10:16]]
+        by_use += [20 * i + np.r_[a : a + 2, a + 10 : a + 12] for a in (6, 8)]
+        start = 12 * i
+        assert set(dealt.partition.order[start : start + 12]) == set(by_use[0])
+        for held, rows in (
+            (dealt.client_test, by_use[1]),
+            (dealt.validation, by_use[2]),
+        ):
+            assert set(held.rows[held.clients == i]) == set(rows)
+
+
 def test_a_sample_without_its_clients_modality_is_refused():
     present = np.ones((40, 2), bool)
     present[ROWS[7], 0] = False  # the second client has the first modality only

@@ -200,8 +200,9 @@ class Config:
         lack one of them, drawn uniformly; training samples only.
       probe_fraction: Share of a client's samples held out for r-bar and temperatures.
       validation_fraction: Share of every client's samples, stratified by class, held
-        out of training for choices: the best round, early stopping, tuning. Columns
-        val_...
+        out of training for choices: the best round, early stopping, tuning. Shares
+        come from the training split: what its samples have in common stays in common.
+        Columns val_...
       client_test_fraction: Share of every client's samples, stratified by class, kept
         as its own test set; meant for natural partitions. Columns client_test_...
       holdout_clients: Clients of the partition, drawn by the seed, that never take

@@ -89,8 +89,8 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
 
     Raises:
       ValueError: An option of the partition or the number of clients is impossible, a
-        share is of too few samples, or a sample held out has none of its client's
-        modalities.
+        share is of too few samples, the clients held out or the others have no sample,
+        or a sample held out has none of its client's modalities.
     """
     seed = FIXED_SEED if config.fixed_partition else config.seed
     rng = np.random.default_rng([seed, PARTITION_STREAM])
@@ -104,6 +104,7 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
         parts, available, holdout, holdout_available = take_clients(
             parts, available, config.holdout_clients, rng
         )
+        _check_holdout(config.holdout_clients, seed, parts, holdout)
     train, share = dataset.train, config.validation_fraction
     parts, validation = _take(parts, train, share, "validation_fraction", rng)
     # Of what is left, the same number of samples as of the whole.
@@ -120,6 +121,19 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
     return Dealt(
         dataset, parts, available, validation, client_test, holdout, holdout_available
     )
+
+
+def _check_holdout(count: int, seed: int, left: Partition, holdout: Held) -> None:
+    """Refuses a draw that leaves nothing to test on, or nothing to train on."""
+    for rows, who, what in (
+        (holdout.rows, f"none of the {count} clients that seed {seed} drew", "test"),
+        (left.order, f"with the {count} that seed {seed} drew, nobody else", "train"),
+    ):
+        if not rows.size:
+            raise ValueError(
+                f"holdout_clients: {who} has a sample to {what} on; give another "
+                "number, or a partition without empty clients"
+            )
 
 
 def _take(

@@ -180,6 +180,36 @@ def test_natural_clients_keep_their_own():
     np.testing.assert_array_equal(again.federation.sizes, built.federation.sizes)
 
 
+def with_empty_clients(holdout_clients, seed):
+    return tiny(
+        partition={"name": "dirichlet", "alpha": 0.005, "min_samples": 0},
+        method={"name": "fedavg"},
+        clients_per_round=1,
+        holdout_clients=holdout_clients,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("holdout_clients", "seed", "message"),
+    [
+        (1, 13, "none of the 1 clients that seed 13 drew has a sample to test on"),
+        (3, 6, "with the 3 that seed 6 drew, nobody else has a sample to train on"),
+    ],
+)
+def test_nothing_to_test_or_to_train_on(holdout_clients, seed, message):
+    with pytest.raises(ValueError, match=f"holdout_clients: {message}"):
+        build(with_empty_clients(holdout_clients, seed))
+
+
+def test_an_empty_client_among_those_held_out_is_left_out():
+    built = build(with_empty_clients(2, 13))  # of sizes 20 and 0
+    state = built.algorithm.init(built.key, built.federation)
+    measured = measure(built, state)
+    assert measured["holdout_min"] == measured["holdout_acc"]
+    assert "holdout_std" not in measured
+
+
 def test_overlapping_samples_are_held_out_in_runs():
     config = tiny(
         partition={"name": "natural"},

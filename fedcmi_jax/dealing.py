@@ -61,6 +61,7 @@ class Dealt(NamedTuple):
       holdout: All samples of the clients that never train, ``clients`` counted among
         these; None: no.
       holdout_available: [h, M] bool, what those clients have.
+      holdout_ids: Their numbers in the partition that they were taken from, ascending.
     """
 
     dataset: Dataset
@@ -70,6 +71,7 @@ class Dealt(NamedTuple):
     client_test: Held | None = None
     holdout: Held | None = None
     holdout_available: np.ndarray | None = None
+    holdout_ids: tuple[int, ...] = ()
 
 
 def deal(config: Config, dataset: Dataset) -> Dealt:
@@ -100,10 +102,12 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
     )
     holdout: Held | None = None
     holdout_available: np.ndarray | None = None
+    holdout_ids: tuple[int, ...] = ()
     if config.holdout_clients:
-        parts, available, holdout, holdout_available = take_clients(
+        parts, available, holdout, holdout_available, ids = take_clients(
             parts, available, config.holdout_clients, rng
         )
+        holdout_ids = tuple(ids.tolist())
         _check_holdout(config.holdout_clients, seed, parts, holdout)
     train, share = dataset.train, config.validation_fraction
     parts, validation = _take(parts, train, share, "validation_fraction", rng)
@@ -119,7 +123,14 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
         )
         dataset = dataset._replace(train=train._replace(available=present))
     return Dealt(
-        dataset, parts, available, validation, client_test, holdout, holdout_available
+        dataset,
+        parts,
+        available,
+        validation,
+        client_test,
+        holdout,
+        holdout_available,
+        holdout_ids,
     )
 
 

@@ -55,6 +55,7 @@ class Experiment(NamedTuple):
       personal: Whether clients keep models of their own, which ``evaluate`` tests if
         it is given their memory.
       rate_scale: Factor on the configured learning rates, ``LocalConfig.rate_scale``.
+      holdout_ids: ``Dealt.holdout_ids``.
     """
 
     config: Config
@@ -68,6 +69,7 @@ class Experiment(NamedTuple):
     stream: CohortStream | None = None
     personal: bool = False
     rate_scale: float = 1.0
+    holdout_ids: tuple[int, ...] = ()
 
     @property
     def evaluate(self) -> Callable[..., Evaluation]:
@@ -198,6 +200,7 @@ def build(
         with_chunk_size=remade,
         stream=stream,
         personal=personal,
+        holdout_ids=dealt.holdout_ids,
     )
 
 

@@ -421,6 +421,8 @@ def _finish(
         "seconds": sum(r["seconds"] for r in records),
         "versions": versions(),
     }
+    if experiment.holdout_ids:
+        summary["holdout_clients"] = list(experiment.holdout_ids)
     if experiment.stream is not None:
         summary["stream"] = experiment.stream.report()
     write_json(folder / SUMMARY, summary, null_non_finite=True)

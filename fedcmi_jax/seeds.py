@@ -185,7 +185,7 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     own = {n: read_json(folder_of(folder, n) / SUMMARY) for n in numbers(config)}
     has_best = all(s["best"] for s in own.values())
     best = pool({n: s["best"] for n, s in own.items()}) if has_best else None
-    fields = ("rounds", "stopped_early", "final", "best")
+    fields = ("rounds", "stopped_early", "final", "best", "holdout_clients")
     summary = {
         "rounds": max(s["rounds"] for s in own.values()),
         "seeds": list(own),
@@ -194,7 +194,7 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
         "best": best,
         "chosen_on": "validation" if best else None,
         "fixed_partition": shares_partition(config),
-        "per_seed": {n: {k: s[k] for k in fields} for n, s in own.items()},
+        "per_seed": {n: {k: s[k] for k in fields if k in s} for n, s in own.items()},
         "seconds": sum(s["seconds"] for s in own.values()),
         "versions": run.versions(),
     }

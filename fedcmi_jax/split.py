@@ -116,7 +116,7 @@ def take_clients(
     available: np.ndarray,
     count: int,
     rng: np.random.Generator,
-) -> tuple[Partition, np.ndarray, Held, np.ndarray]:
+) -> tuple[Partition, np.ndarray, Held, np.ndarray, np.ndarray]:
     """Takes whole clients, drawn uniformly without replacement.
 
     Args:
@@ -127,7 +127,8 @@ def take_clients(
 
     Returns:
       The partition and the table [N - h, M] of the others, renumbered in their order;
-      the samples of those taken, ``clients`` in [0, h); and their table [h, M].
+      the samples of those taken, ``clients`` in [0, h); their table [h, M]; and [h]
+      int64, ascending, which clients they were.
 
     Raises:
       ValueError: count is negative or leaves no client.
@@ -135,7 +136,7 @@ def take_clients(
     Example:
       >>> parts = Partition(np.arange(6), np.array([3, 2, 1]))
       >>> rng, has = np.random.default_rng(0), np.ones((3, 2), bool)
-      >>> left, _, held, _ = take_clients(parts, has, 1, rng)
+      >>> left, _, held, *_ = take_clients(parts, has, 1, rng)
       >>> left.num_clients, left.sizes.sum() + len(held.rows)
       (2, np.int64(6))
     """
@@ -151,7 +152,7 @@ def take_clients(
     left = Partition(partition.order[~taken], partition.sizes[~away])
     clients = np.repeat(np.arange(count), partition.sizes[away])
     held = Held(partition.order[taken], clients)
-    return left, available[~away], held, available[away]
+    return left, available[~away], held, available[away], np.flatnonzero(away)
 
 
 def _mark(

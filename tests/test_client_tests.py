@@ -71,7 +71,9 @@ def test_every_client_is_tested_with_its_own_model(batch_size):
 
 def test_the_summary_by_hand():
     hits = ClientHits(jnp.array([3.0, 0.0, 0.0, 1.0]), jnp.array([4.0, 1.0, 0.0, 1.0]))
-    assert summarise_clients("a", hits) == pytest.approx(
+    summary = summarise_clients("a", hits)
+    assert summary.pop("a_per_client") == [0.75, 0, None, 1]
+    assert summary == pytest.approx(
         {
             "a_acc": 4 / 6,
             "a_mean": 1.75 / 3,
@@ -175,6 +177,7 @@ def test_natural_clients_keep_their_own():
         for client in np.unique(held.clients):
             assert len(set(ids[held.rows[held.clients == client]])) == 1
     away = set(ids[dealt.holdout.rows])
+    assert tuple(sorted(away)) == built.holdout_ids  # natural ids are 0 to 4
     assert not away & set(ids[dealt.partition.order])
     again = build(built.config)  # a configuration as it is kept
     np.testing.assert_array_equal(again.federation.sizes, built.federation.sizes)
@@ -207,6 +210,7 @@ def test_an_empty_client_among_those_held_out_is_left_out():
     state = built.algorithm.init(built.key, built.federation)
     measured = measure(built, state)
     assert measured["holdout_min"] == measured["holdout_acc"]
+    assert measured["holdout_per_client"] == [measured["holdout_acc"], None]
     assert "holdout_std" not in measured
 
 

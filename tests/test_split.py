@@ -151,7 +151,7 @@ def test_clients_taken_whole(sizes, seed):
     parts, _ = dealt(sizes)
     has = rng(seed).random((len(sizes), 2)) < 0.5
     count = seed % len(sizes)
-    left, table, held, others = take_clients(parts, has, count, rng(seed))
+    left, table, held, others, ids = take_clients(parts, has, count, rng(seed))
     assert left.num_clients == len(table) == len(sizes) - count
     kept = np.concatenate([left.order, held.rows])
     assert sorted(kept.tolist()) == list(range(sum(sizes)))
@@ -159,6 +159,7 @@ def test_clients_taken_whole(sizes, seed):
     ours = [tuple(x) for x in np.split(left.order, np.cumsum(left.sizes)[:-1])]
     taken = [tuple(held.rows[held.clients == i]) for i in range(count)]
     pairs = list(zip(whole, has.tolist(), strict=True))
+    assert [pairs[i] for i in ids] == list(zip(taken, others.tolist(), strict=True))
     again = list(zip([*ours, *taken], [*table.tolist(), *others.tolist()], strict=True))
     assert sorted(pairs) == sorted(again)
 

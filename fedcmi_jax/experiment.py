@@ -103,7 +103,8 @@ def build(
         rates that are not the configuration's numbers.
       like: An experiment of this configuration with another seed. Its data set is used
         again and so are its compiled functions, unless this seed's learning rate
-        differs (``LocalConfig.rate_scale``): nothing compiles twice.
+        differs (``LocalConfig.rate_scale``). What has other shapes than there compiles
+        its own: the samples of all clients, with ``holdout_clients``.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.

@@ -247,7 +247,7 @@ def _best_so_far(
 
 
 def load_best(
-    folder: pathlib.Path, experiment: Experiment | None = None
+    folder: str | pathlib.Path, experiment: Experiment | None = None
 ) -> checkpoint.Restored:
     """The state of the best round on validation.
 
@@ -263,10 +263,11 @@ def load_best(
       ValueError: There is none, or it is damaged.
 
     Example:
-      >>> load_best(pathlib.Path("no/such/folder"))
+      >>> load_best("no/such/folder")
       Traceback (most recent call last):
       ValueError: no/such/folder/config.json: there is no such file; give a run's folder
     """
+    folder = pathlib.Path(folder)
     if not (folder / CONFIG).is_file():
         path = folder / CONFIG
         raise ValueError(f"{path}: there is no such file; give a run's folder")

@@ -1,7 +1,7 @@
 """Accuracy of clients on samples of their own, each under its own modalities."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -131,25 +131,31 @@ def build_client_tester(
     return test
 
 
-def summarise_clients(name: str, hits: ClientHits) -> dict[str, float]:
-    """Pooled accuracy and how accuracy spreads over the clients, on the host.
+def summarise_clients(name: str, hits: ClientHits) -> dict[str, Any]:
+    """Accuracy pooled, of every client, and how it spreads over them, on the host.
 
     Args:
       name: Prefix of the columns.
       hits: Of a client tester.
 
     Returns:
-      ``{name}_acc``, of all samples together, and ``evaluation.spread`` over the
-      clients that have a sample.
+      ``{name}_acc``, of all samples together; ``{name}_per_client``, [N], None for a
+      client without a sample; and ``evaluation.spread`` over those that have one.
 
     Example:
       >>> hits = ClientHits(jnp.array([3.0, 0.0, 0.0]), jnp.array([4.0, 1.0, 0.0]))
       >>> summary = summarise_clients("holdout", hits)
       >>> summary["holdout_acc"], summary["holdout_mean"]
       (0.6, 0.375)
+      >>> summary["holdout_per_client"]
+      [0.75, 0.0, None]
     """
     correct, total = (np.asarray(x, np.float64) for x in hits)
-    own = correct[total > 0] / total[total > 0]
-    return {f"{name}_acc": float(correct.sum() / max(total.sum(), 1))} | spread(
-        name, own
-    )
+    own = correct / np.maximum(total, 1)
+    has = total > 0
+    return {
+        f"{name}_acc": float(correct.sum() / max(total.sum(), 1)),
+        f"{name}_per_client": [
+            float(a) if h else None for a, h in zip(own, has, strict=True)
+        ],
+    } | spread(name, own[has])

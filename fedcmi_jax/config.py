@@ -166,8 +166,8 @@ class ServerConfig:
     Attributes:
       optimizer: none (add it); the paper's adagrad, adam, yogi or avgm; or optax_adam,
         optax_yogi, their usual forms with bias correction.
-      learning_rate: Rate of that optimizer, unused with none; None: its own, the
-        default in ``server_optimizers``.
+      learning_rate: Rate of that optimizer, unused with none; None: its own, 0.03 but
+        for avgm's 1.
     """
 
     optimizer: Literal[
@@ -200,8 +200,9 @@ class Config:
         lack one of them, drawn uniformly; training samples only.
       probe_fraction: Share of a client's samples held out for r-bar and temperatures.
       validation_fraction: Share of every client's samples, stratified by class, held
-        out of training for choices: the best round, early stopping, tuning. Columns
-        val_...
+        out of training for choices: the best round, early stopping, tuning. Shares
+        come from the training split: what its samples have in common stays in common.
+        Columns val_...
       client_test_fraction: Share of every client's samples, stratified by class, kept
         as its own test set; meant for natural partitions. Columns client_test_...
       holdout_clients: Clients of the partition, drawn by the seed, that never take
@@ -209,8 +210,10 @@ class Config:
         holdout_...
       rounds: Rounds of the run, R.
       seed: Seed of everything random.
-      seeds: Runs with the seeds seed, seed + 1... one after the other through one
-        compiled program, each in a folder of its own; metrics over all beside them.
+      seeds: Runs with the seeds seed, seed + 1... one after the other, each in a folder
+        of its own; metrics over all beside them. Seeds whose arrays have the same
+        shapes, the usual case, share one compiled program; others compile their own
+        (holdout_clients: numbers of samples differ; SCAFFOLD: rates may).
       map_seeds: Train all seeds at once in one program (vmap), on the partition of
         seed 0 (as fixed_partition): for small models on one device.
       early_stop_rounds: Stop when this many rounds brought no higher fused accuracy on

@@ -61,6 +61,7 @@ class Dealt(NamedTuple):
       holdout: All samples of the clients that never train, ``clients`` counted among
         these; None: no.
       holdout_available: [h, M] bool, what those clients have.
+      holdout_ids: Their numbers in the partition that they were taken from, ascending.
     """
 
     dataset: Dataset
@@ -70,6 +71,7 @@ class Dealt(NamedTuple):
     client_test: Held | None = None
     holdout: Held | None = None
     holdout_available: np.ndarray | None = None
+    holdout_ids: tuple[int, ...] = ()
 
 
 def deal(config: Config, dataset: Dataset) -> Dealt:
@@ -89,8 +91,8 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
 
     Raises:
       ValueError: An option of the partition or the number of clients is impossible, a
-        share is of too few samples, or a sample held out has none of its client's
-        modalities.
+        share is of too few samples, the clients held out or the others have no sample,
+        or a sample held out has none of its client's modalities.
     """
     seed = FIXED_SEED if config.fixed_partition else config.seed
     rng = np.random.default_rng([seed, PARTITION_STREAM])
@@ -100,10 +102,13 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
     )
     holdout: Held | None = None
     holdout_available: np.ndarray | None = None
+    holdout_ids: tuple[int, ...] = ()
     if config.holdout_clients:
-        parts, available, holdout, holdout_available = take_clients(
+        parts, available, holdout, holdout_available, ids = take_clients(
             parts, available, config.holdout_clients, rng
         )
+        holdout_ids = tuple(ids.tolist())
+        _check_holdout(config.holdout_clients, seed, parts, holdout)
     train, share = dataset.train, config.validation_fraction
     parts, validation = _take(parts, train, share, "validation_fraction", rng)
     # Of what is left, the same number of samples as of the whole.
@@ -118,8 +123,28 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
         )
         dataset = dataset._replace(train=train._replace(available=present))
     return Dealt(
-        dataset, parts, available, validation, client_test, holdout, holdout_available
+        dataset,
+        parts,
+        available,
+        validation,
+        client_test,
+        holdout,
+        holdout_available,
+        holdout_ids,
     )
+
+
+def _check_holdout(count: int, seed: int, left: Partition, holdout: Held) -> None:
+    """Refuses a draw that leaves nothing to test on, or nothing to train on."""
+    for rows, who, what in (
+        (holdout.rows, f"none of the {count} clients that seed {seed} drew", "test"),
+        (left.order, f"with the {count} that seed {seed} drew, nobody else", "train"),
+    ):
+        if not rows.size:
+            raise ValueError(
+                f"holdout_clients: {who} has a sample to {what} on; give another "
+                "number, or a partition without empty clients"
+            )
 
 
 def _take(
@@ -132,7 +157,9 @@ def _take(
     """Takes a share of every client's samples, if one is asked for."""
     if fraction == 0:
         return parts, None
-    left, held = take_share(parts, train.labels, fraction, rng)
+    left, held = take_share(
+        parts, train.labels, fraction, rng, sequential=train.sequential
+    )
     if not held.rows.size:
         raise ValueError(
             f"{name}: its share of {len(parts.order)} samples at {parts.num_clients} "

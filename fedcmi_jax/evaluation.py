@@ -1,9 +1,7 @@
 """One evaluation for every method (methods 0.8): confusion counts, then metrics.
 
-Every view of the model (fused, one modality with the others zero, one modality with its
-own stand-ins, one modality's head) is a [C, C] table of counts: row true class, column
-prediction. Tables add over batches, so metrics combine exactly; a (sum, weight) pair is
-read off a table at the end.
+The tables of `views` add over batches, so metrics combine exactly; a (sum, weight) pair
+is read off a table at the end.
 """
 
 import functools

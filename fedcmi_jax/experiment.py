@@ -55,6 +55,7 @@ class Experiment(NamedTuple):
       personal: Whether clients keep models of their own, which ``evaluate`` tests if
         it is given their memory.
       rate_scale: Factor on the configured learning rates, ``LocalConfig.rate_scale``.
+      holdout_ids: ``Dealt.holdout_ids``.
     """
 
     config: Config
@@ -68,6 +69,7 @@ class Experiment(NamedTuple):
     stream: CohortStream | None = None
     personal: bool = False
     rate_scale: float = 1.0
+    holdout_ids: tuple[int, ...] = ()
 
     @property
     def evaluate(self) -> Callable[..., Evaluation]:
@@ -101,7 +103,8 @@ def build(
         rates that are not the configuration's numbers.
       like: An experiment of this configuration with another seed. Its data set is used
         again and so are its compiled functions, unless this seed's learning rate
-        differs (``LocalConfig.rate_scale``): nothing compiles twice.
+        differs (``LocalConfig.rate_scale``). What has other shapes than there compiles
+        its own: the samples of all clients, with ``holdout_clients``.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -198,6 +201,7 @@ def build(
         with_chunk_size=remade,
         stream=stream,
         personal=personal,
+        holdout_ids=dealt.holdout_ids,
     )
 
 

@@ -72,6 +72,10 @@ GLOSSARY: dict[str, Term] = {
         "over clients, accuracy on each one's own test set; of its own model, for "
         "methods that keep one"
     ),
+    "client_test_per_client": Term(
+        "accuracy on each one's own test set, null without a sample, in the order of "
+        "the federation's clients: the partition's but for holdout_clients"
+    ),
     "holdout_acc": Term(
         "accuracy on the samples of clients that never took part, each with its "
         "client's modalities (holdout_clients)",
@@ -79,6 +83,10 @@ GLOSSARY: dict[str, Term] = {
     ),
     "holdout_{spread}": Term(
         "over the clients that never took part, accuracy on each one's samples"
+    ),
+    "holdout_per_client": Term(
+        "accuracy on each one's samples, null without one, in the order of their "
+        "numbers in the partition, which summary.json lists as holdout_clients"
     ),
     "seeds": Term("several seeds: the seeds that this line is over"),
     "per_seed": Term(

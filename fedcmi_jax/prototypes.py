@@ -15,6 +15,11 @@ from fedcmi_jax.types import Array, Batch, Model, Params, Sums
 DISTANCE_FLOOR = 1e-12
 """Added to squared distances: the gradient of sqrt at 0 is infinite (methods 7)."""
 
+RESOLUTION = 1e-5
+"""Features whose distance is below this share of their length are equal. The only
+sample of a class IS its prototype, but for float32's rounding in two programs (1e-7 of
+its length), of which the root's gradient would make a direction."""
+
 SCORE_FLOOR = 1e-8
 """Scores are clamped to at least this before they are divided."""
 
@@ -109,6 +114,9 @@ def class_means(sums: ClassSums, old: Prototypes | None = None) -> Prototypes:
 def distance_logits(features: Array, means: Array, known: Array) -> Array:
     """d[j, c] = -||h_j - P[c]||_2, or ``UNKNOWN_LOGIT`` where P[c] is not known.
 
+    Where h_j and P[c] are equal to within ``RESOLUTION``, the distance is 0 and has no
+    gradient.
+
     Args:
       features: [B, F].
       means: [C, F], constants.
@@ -124,7 +132,10 @@ def distance_logits(features: Array, means: Array, known: Array) -> Array:
       [[-5.0, -1000000000.0]]
     """
     gaps = features[:, None] - jax.lax.stop_gradient(means)[None]
-    distances = jnp.sqrt((gaps**2).sum(-1) + DISTANCE_FLOOR)
+    squares = (gaps**2).sum(-1)
+    lengths = jax.lax.stop_gradient((features**2).sum(-1, keepdims=True))
+    squares = jnp.where(squares > RESOLUTION**2 * lengths, squares, 0.0)
+    distances = jnp.sqrt(squares + DISTANCE_FLOOR)
     return jnp.where(known[None] > 0, -distances, UNKNOWN_LOGIT)
 
 

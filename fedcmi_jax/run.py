@@ -250,7 +250,7 @@ def _best_so_far(
 
 
 def load_best(
-    folder: pathlib.Path, experiment: Experiment | None = None
+    folder: str | pathlib.Path, experiment: Experiment | None = None
 ) -> checkpoint.Restored:
     """The state of the best round on validation.
 
@@ -266,10 +266,11 @@ def load_best(
       ValueError: There is none, it is damaged, or the folder is that of several seeds.
 
     Example:
-      >>> load_best(pathlib.Path("no/such/folder"))
+      >>> load_best("no/such/folder")
       Traceback (most recent call last):
       ValueError: no/such/folder/config.json: there is no such file; give a run's folder
     """
+    folder = pathlib.Path(folder)
     if not (folder / CONFIG).is_file():
         path = folder / CONFIG
         raise ValueError(f"{path}: there is no such file; give a run's folder")
@@ -426,6 +427,8 @@ def _finish(
         "seconds": sum(r["seconds"] for r in records),
         "versions": versions(),
     }
+    if experiment.holdout_ids:
+        summary["holdout_clients"] = list(experiment.holdout_ids)
     if config.map_seeds:
         summary |= summary_fields(split_summary(summary), shares_partition(config))
     if experiment.stream is not None:

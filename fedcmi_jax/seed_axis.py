@@ -85,7 +85,9 @@ def pool(records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
       ``seeds``, which they are; every metric's mean over them; under ``NAME_std`` the
       sample standard deviation (n - 1; None with one seed); under ``per_seed`` the
-      values, NAME -> [S], None where a seed lacks it. Lists are taken elementwise.
+      values, NAME -> [S], None where a seed lacks it. Lists are taken elementwise,
+      those of clients too, which speaks of the same clients only where the seeds share
+      a partition; lists of different lengths have no mean.
 
     Example:
       >>> record = pool({0: {"acc": 0.5}, 1: {"acc": 0.75}})
@@ -114,11 +116,13 @@ def summary_fields(
     Returns:
       ``seeds``, which they are; ``fixed_partition``; ``per_seed``, seed -> its end.
     """
-    names = ("rounds", "stopped_early", "final", "best")
+    names = ("rounds", "stopped_early", "final", "best", "holdout_clients")
     return {
         "seeds": list(own),
         "fixed_partition": fixed_partition,
-        "per_seed": {n: {name: s[name] for name in names} for n, s in own.items()},
+        "per_seed": {
+            n: {name: s[name] for name in names if name in s} for n, s in own.items()
+        },
     }
 
 
@@ -152,7 +156,8 @@ def split_summary(summary: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
 
 def _moments(column: list[Any]) -> tuple[PyTree, PyTree]:
     """Mean and sample deviation; None where a seed lacks the value."""
-    if any(value is None for value in column):
+    lengths = {len(value) if isinstance(value, list) else -1 for value in column}
+    if any(value is None for value in column) or len(lengths) > 1:
         return None, None
     array = np.array(column, np.float64)  # None within a list becomes NaN
     mean = array.mean(0).tolist()

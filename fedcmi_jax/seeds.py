@@ -1,4 +1,6 @@
-"""Several seeds of one configuration, one after the other through one program.
+"""Several seeds of one configuration, one after the other.
+
+Seeds whose arrays have the same shapes, the usual case, share one compiled program.
 
 A run of several seeds is a run folder like any other, with a folder ``seed-S`` for each
 seed that is what ``--seed=S`` alone writes. What stands beside them, metrics.jsonl and
@@ -283,7 +285,7 @@ def final_block(
 def histories(
     config: Config, seeds: Iterable[int], every: int
 ) -> list[list[dict[str, float]]]:
-    """Metrics of several seeds without a run folder, through one compiled program.
+    """Metrics of several seeds without a run folder; programs are shared as in a run.
 
     Args:
       config: What to train, to its last round; ``seeds``, ``eval_every``,

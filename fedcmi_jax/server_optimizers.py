@@ -10,7 +10,6 @@ The default learning rates are the best of a grid on noisy-digits (FedAvg, Diric
 alpha 0.3, 40 rounds, one seed), on a fifth of the training samples held out.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -237,16 +236,6 @@ REGISTRY: dict[str, Callable[..., optax.GradientTransformation]] = {
     "optax_yogi": optax_yogi,
 }
 """Name in a configuration -> optimizer of a learning rate, which has a default."""
-
-
-def default_rate(name: str) -> float:
-    """The learning rate that an optimizer of ``REGISTRY`` has by default.
-
-    Example:
-      >>> default_rate("adam") > 0
-      True
-    """
-    return inspect.signature(REGISTRY[name]).parameters["learning_rate"].default
 
 
 def _adaptive(

@@ -62,6 +62,8 @@ def take_share(
     labels: np.ndarray,
     fraction: float,
     rng: np.random.Generator,
+    *,
+    sequential: bool = False,
 ) -> tuple[Partition, Held]:
     """Takes a share of every client's samples, stratified by class.
 
@@ -71,11 +73,16 @@ def take_share(
     that has given less than its share at the clients before, then chance. A class of
     few samples at a client may give none there.
 
+    Which samples of a class a client gives is drawn. Where neighbouring rows overlap in
+    content, a sample taken so would be known from its neighbours in training: with
+    ``sequential`` they are those of the class with the highest rows, one run.
+
     Args:
       partition: Which sample belongs to which client.
       labels: [n] int class of every sample of the split.
       fraction: Share to take, in [0, 1).
       rng: Source of the draw; left alone where the fraction is 0.
+      sequential: ``Split.sequential``.
 
     Returns:
       The partition of what is left, in the order it had, and what was taken.
@@ -97,7 +104,7 @@ def take_share(
         )
     taken = np.zeros(len(partition.order), bool)
     if fraction > 0:
-        _mark(taken, partition, labels, fraction, rng)
+        _mark(taken, partition, labels, fraction, rng, sequential)
     owners = np.repeat(np.arange(partition.num_clients), partition.sizes)
     held = Held(partition.order[taken], owners[taken])
     left = np.bincount(owners[~taken], minlength=partition.num_clients)
@@ -109,7 +116,7 @@ def take_clients(
     available: np.ndarray,
     count: int,
     rng: np.random.Generator,
-) -> tuple[Partition, np.ndarray, Held, np.ndarray]:
+) -> tuple[Partition, np.ndarray, Held, np.ndarray, np.ndarray]:
     """Takes whole clients, drawn uniformly without replacement.
 
     Args:
@@ -120,7 +127,8 @@ def take_clients(
 
     Returns:
       The partition and the table [N - h, M] of the others, renumbered in their order;
-      the samples of those taken, ``clients`` in [0, h); and their table [h, M].
+      the samples of those taken, ``clients`` in [0, h); their table [h, M]; and [h]
+      int64, ascending, which clients they were.
 
     Raises:
       ValueError: count is negative or leaves no client.
@@ -128,7 +136,7 @@ def take_clients(
     Example:
       >>> parts = Partition(np.arange(6), np.array([3, 2, 1]))
       >>> rng, has = np.random.default_rng(0), np.ones((3, 2), bool)
-      >>> left, _, held, _ = take_clients(parts, has, 1, rng)
+      >>> left, _, held, *_ = take_clients(parts, has, 1, rng)
       >>> left.num_clients, left.sizes.sum() + len(held.rows)
       (2, np.int64(6))
     """
@@ -144,7 +152,7 @@ def take_clients(
     left = Partition(partition.order[~taken], partition.sizes[~away])
     clients = np.repeat(np.arange(count), partition.sizes[away])
     held = Held(partition.order[taken], clients)
-    return left, available[~away], held, available[away]
+    return left, available[~away], held, available[away], np.flatnonzero(away)
 
 
 def _mark(
@@ -153,6 +161,7 @@ def _mark(
     labels: np.ndarray,
     fraction: float,
     rng: np.random.Generator,
+    sequential: bool,
 ) -> None:
     """Sets ``taken`` [n], places in the partition's order, where a sample goes."""
     sizes = partition.sizes
@@ -161,7 +170,9 @@ def _mark(
     starts = np.cumsum(sizes) - sizes
     lack = np.zeros(int(labels.max(initial=0)) + 1)
     for i in np.flatnonzero(quotas):
-        places = starts[i] + rng.permutation(sizes[i])
+        rows = partition.order[starts[i] : starts[i] + sizes[i]]
+        first = np.argsort(-rows) if sequential else rng.permutation(sizes[i])
+        places = starts[i] + first
         own = labels[partition.order[places]]
         counts = np.bincount(own, minlength=len(lack))
         shares = quotas[i] * counts / sizes[i]

@@ -69,7 +69,7 @@ def confusion(logits: Array, labels: Array, weights: Array) -> Array:
 def view_tables(
     model, params, batch_stats, patterns, inputs, labels, valid, present
 ) -> Tables:
-    """Confusion counts of every view on one batch; ``patterns`` [P, C, C] or None."""
+    """Confusion counts of every view on one batch; ``patterns`` [P, M] or None."""
     num_modalities = len(model.modalities)
 
     def forward(available: Array):

@@ -71,7 +71,9 @@ def test_every_client_is_tested_with_its_own_model(batch_size):
 
 def test_the_summary_by_hand():
     hits = ClientHits(jnp.array([3.0, 0.0, 0.0, 1.0]), jnp.array([4.0, 1.0, 0.0, 1.0]))
-    assert summarise_clients("a", hits) == pytest.approx(
+    summary = summarise_clients("a", hits)
+    assert summary.pop("a_per_client") == [0.75, 0, None, 1]
+    assert summary == pytest.approx(
         {
             "a_acc": 4 / 6,
             "a_mean": 1.75 / 3,
@@ -175,9 +177,69 @@ def test_natural_clients_keep_their_own():
         for client in np.unique(held.clients):
             assert len(set(ids[held.rows[held.clients == client]])) == 1
     away = set(ids[dealt.holdout.rows])
+    assert tuple(sorted(away)) == built.holdout_ids  # natural ids are 0 to 4
     assert not away & set(ids[dealt.partition.order])
     again = build(built.config)  # a configuration as it is kept
     np.testing.assert_array_equal(again.federation.sizes, built.federation.sizes)
+
+
+def with_empty_clients(holdout_clients, seed):
+    return tiny(
+        partition={"name": "dirichlet", "alpha": 0.005, "min_samples": 0},
+        method={"name": "fedavg"},
+        clients_per_round=1,
+        holdout_clients=holdout_clients,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("holdout_clients", "seed", "message"),
+    [
+        (1, 13, "none of the 1 clients that seed 13 drew has a sample to test on"),
+        (3, 6, "with the 3 that seed 6 drew, nobody else has a sample to train on"),
+    ],
+)
+def test_nothing_to_test_or_to_train_on(holdout_clients, seed, message):
+    with pytest.raises(ValueError, match=f"holdout_clients: {message}"):
+        build(with_empty_clients(holdout_clients, seed))
+
+
+def test_an_empty_client_among_those_held_out_is_left_out():
+    built = build(with_empty_clients(2, 13))  # of sizes 20 and 0
+    state = built.algorithm.init(built.key, built.federation)
+    measured = measure(built, state)
+    assert measured["holdout_min"] == measured["holdout_acc"]
+    assert measured["holdout_per_client"] == [measured["holdout_acc"], None]
+    assert "holdout_std" not in measured
+
+
+def test_overlapping_samples_are_held_out_in_runs():
+    config = tiny(
+        partition={"name": "natural"},
+        clients=0,
+        validation_fraction=0.2,
+        client_test_fraction=0.2,
+        missing_fraction=0.5,
+    )
+    data = fc.data.load("synthetic", train_samples=60, test_samples=10)
+    train = data.train._replace(
+        labels=np.tile(np.repeat([0, 1], 10), 3).astype(np.int32),
+        clients=np.repeat(np.arange(3), 20),
+        sequential=True,
+    )
+    dealt = deal(config, fc.data.check_dataset(data._replace(train=train)))
+    assert dealt.dataset.train.sequential
+    for i in range(3):
+        by_use = [20 * i + np.r_[0:6, 10:16]]
+        by_use += [20 * i + np.r_[a : a + 2, a + 10 : a + 12] for a in (6, 8)]
+        start = 12 * i
+        assert set(dealt.partition.order[start : start + 12]) == set(by_use[0])
+        for held, rows in (
+            (dealt.client_test, by_use[1]),
+            (dealt.validation, by_use[2]),
+        ):
+            assert set(held.rows[held.clients == i]) == set(rows)
 
 
 def test_a_sample_without_its_clients_modality_is_refused():

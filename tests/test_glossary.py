@@ -36,6 +36,9 @@ def test_every_column_of_a_run_is_explained(finished):
     log = run_folder.MetricsLog(finished.folder / run.METRICS).read()
     columns = {name for line in log for name in line}
     assert {"personal_mean", "val_acc", "holdout_std", "client_test_p10"} <= columns
+    assert {"client_test_per_client", "holdout_per_client"} <= columns
+    ids = run_folder.read_json(finished.folder / run.SUMMARY)["holdout_clients"]
+    assert len(set(ids)) == len(finished.final["holdout_per_client"]) == 2
     for column in columns:
         assert explain(column).meaning
 

@@ -425,3 +425,14 @@ def test_msplit_without_mixing_is_everybody_alone():
 def test_bad_options_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         fc.methods.REGISTRY[name](**options)
+
+
+def test_a_feature_that_is_its_prototype_feels_no_pull_from_rounding():
+    prototype = jnp.array([[1.0, 2.0, 2.0], [5.0, 5.0, 5.0]])
+    feature = prototype[:1] * (1 + 1e-7)  # as another program might compute it
+
+    def loss(h):
+        return distance_logits(h, prototype, jnp.ones(2))[0, 0]
+
+    np.testing.assert_array_equal(jax.grad(loss)(feature), 0.0)
+    assert jnp.abs(jax.grad(loss)(feature * 1.01)).max() > 0.1

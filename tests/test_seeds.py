@@ -469,6 +469,16 @@ def test_pool_of_one_seed_has_no_deviation():
     assert one["c"][0] == 1.0
 
 
+def test_pool_of_lists_by_client():
+    lists = {0: [0.5, None, 1.0], 1: [1.0, 0.0, 0.0]}
+    both = seed_axis.pool({seed: {"c": values} for seed, values in lists.items()})
+    assert (both["c"][0], both["c"][2]) == (0.75, 0.5)
+    assert np.isnan(both["c"][1])  # which a log writes as null
+    assert both["per_seed"]["c"] == [lists[0], lists[1]]
+    ragged = seed_axis.pool({0: {"c": [0.5, None]}, 1: {"c": [1.0]}, 2: {"c": None}})
+    assert (ragged["c"], ragged["c_std"]) == (None, None)
+
+
 def test_alone_leaves_everything_else():
     one = seeds.alone(config(**MAPPED, rounds=5), 7)
     assert one == dataclasses.replace(

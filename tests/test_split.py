@@ -68,6 +68,23 @@ def test_no_class_is_favoured_where_remainders_are_equal():
     assert np.bincount(labels[held.rows], minlength=10).tolist() == [4] * 10
 
 
+def test_overlapping_neighbours_are_taken_in_runs():
+    # Two clients, classes 0 and 1 in stretches of time, rows dealt in random order.
+    labels = np.array([0] * 6 + [1] * 4 + [0] * 4 + [1] * 6)
+    ours = np.r_[0:3, 6:8, 10:12, 14:17]  # every stretch's first half
+    theirs = np.setdiff1d(np.arange(20), ours)
+    mixed = [rng(i).permutation(rows) for i, rows in enumerate((ours, theirs))]
+    parts = Partition(np.concatenate(mixed), np.array([10, 10]))
+    for seed in range(3):
+        left, held = take_share(parts, labels, 0.4, rng(seed), sequential=True)
+        assert set(held.rows[held.clients == 0]) == {10, 11, 15, 16}
+        assert set(held.rows[held.clients == 1]) == {12, 13, 18, 19}
+        more, next_ = take_share(left, labels, 0.2 / 0.6, rng(seed), sequential=True)
+        assert more.sizes.tolist() == [6 - 2, 6 - 2]
+        assert set(next_.rows[next_.clients == 0]) == {2, 14}
+        assert set(next_.rows[next_.clients == 1]) == {5, 17}
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12),
@@ -134,7 +151,7 @@ def test_clients_taken_whole(sizes, seed):
     parts, _ = dealt(sizes)
     has = rng(seed).random((len(sizes), 2)) < 0.5
     count = seed % len(sizes)
-    left, table, held, others = take_clients(parts, has, count, rng(seed))
+    left, table, held, others, ids = take_clients(parts, has, count, rng(seed))
     assert left.num_clients == len(table) == len(sizes) - count
     kept = np.concatenate([left.order, held.rows])
     assert sorted(kept.tolist()) == list(range(sum(sizes)))
@@ -142,6 +159,7 @@ def test_clients_taken_whole(sizes, seed):
     ours = [tuple(x) for x in np.split(left.order, np.cumsum(left.sizes)[:-1])]
     taken = [tuple(held.rows[held.clients == i]) for i in range(count)]
     pairs = list(zip(whole, has.tolist(), strict=True))
+    assert [pairs[i] for i in ids] == list(zip(taken, others.tolist(), strict=True))
     again = list(zip([*ours, *taken], [*table.tolist(), *others.tolist()], strict=True))
     assert sorted(pairs) == sorted(again)
 

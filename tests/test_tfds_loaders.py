@@ -148,6 +148,9 @@ def test_hapt_normalisation_and_clients():
     assert plain.train.clients.tolist() == [1] * 4
     assert plain.test.clients.tolist() == [2] * 3
     assert plain.class_names[5] == "laying"
+    for loaded in (plain, train, window):  # half of every window is in its neighbour
+        assert loaded.train.sequential
+        assert loaded.test.sequential
     for m in plain.modalities:
         values = plain.train.inputs[m]
         mean, deviation = values.mean((0, 1)), values.std((0, 1))

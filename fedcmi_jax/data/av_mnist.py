@@ -40,7 +40,9 @@ def av_mnist(
     every 25 ms, [n, 32, 29, 1] as log_mel and [n, 201, 29, 1] as log_stft; both
     float32. The natural clients are the five speakers. Training recordings (takes 5
     to 49 of each speaker and digit, 2,250) and test recordings (takes 0 to 4, 250)
-    are disjoint.
+    are disjoint. Within the training split a recording goes with 27 images on average,
+    so samples held out of it (validation, clients' own tests) have new images, but
+    recordings that mostly are in training too.
 
     Args:
       spectrogram: log_mel, 32 bands, or log_stft, 201 frequencies.

@@ -24,12 +24,15 @@ class Split(NamedTuple):
       clients: [n] int32 natural client ids (speaker, volunteer...), or None.
       available: [n, M] bool, which modalities a sample has, in the data set's order;
         what it lacks may hold any number that ``check_dataset`` takes. None: all.
+      sequential: Neighbouring rows of a client overlap in content, as sliding windows
+        over one recording do; ``split.take_share`` then takes runs of them.
     """
 
     inputs: dict[str, np.ndarray]
     labels: np.ndarray
     clients: np.ndarray | None = None
     available: np.ndarray | None = None
+    sequential: bool = False
 
     @property
     def size(self) -> int:

@@ -22,6 +22,8 @@ def noisy_digits(
     ``clean_i = x_i`` and ``noisy_i = x_j + u``, where ``j != i`` is drawn among the
     images of the same class and split, and every pixel of ``u`` is uniform in
     [0, noise). The views share the class and nothing else: no handwriting, no noise.
+    The noisy view of a sample held out of the training split (validation, clients' own
+    tests) is thus made from an image whose clean view may be in training.
 
     Both are [n, 8, 8, 1] float32. Before standardisation clean lies in [0, 1] and noisy
     in [0, 1 + noise): the noise is not clipped, so its amplitude matters above 1 too.

@@ -77,6 +77,7 @@ def test_options(static):
     assert apart(theirs.params, default()) > CLEARLY
     deployed = different.algorithm(0.9, {}).deploy(state, different.federation)
     assert_close(deployed, theirs.deployed(), "evaluated model")
+    different.run(FedCMI, momentum=0.0)
 
 
 def test_both_directions_occur_and_temperatures_of_the_other_one():

@@ -35,6 +35,7 @@ def test_server_optimizer(name, reference, options):
     problem = Problem(
         fc.methods.fedavg, server=server, scene=MOSTLY_AUDIO, clients_per_round=2
     )
+    problem.run(configured, seed=SEED, momentum=0.0)
     before, kept = {}, []
     for state, _, theirs in problem.rounds(configured, seed=SEED):
         for moment in ("m", "v") if name != "fed_avgm" else ():

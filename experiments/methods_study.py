@@ -40,7 +40,15 @@ BASE: dict[str, Any] = {
 }
 """All methods train FedCMI's model, so that only the method differs."""
 
-CLASSIFIER = {"model": {"architecture": "classifier"}}
+DRIFT = merged(
+    BASE,
+    {
+        "model": {"architecture": "classifier"},
+        "partition": {"name": "dirichlet", "alpha": 0.05},
+        "rounds": 100,
+    },
+)
+"""Clients that hardly share a class, and the plain model."""
 
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {"name": "fedavg"},
@@ -73,20 +81,15 @@ def imbalance(study: Study) -> dict[str, Any]:
 
 def drift(study: Study) -> dict[str, Any]:
     """SCAFFOLD against FedAvg where clients differ most, mean steps equally long."""
-    rounds, early = 100, 20
+    rounds, early = DRIFT["rounds"], 20
     study.row(
         "method", "learning rate", f"acc at round {early}", f"at {rounds}", "flat at"
     )
     runs = {}
     for rate in (0.002, 0.01):
         for name in ("fedavg", "scaffold"):  # SCAFFOLD's rate is matched by itself
-            change = {
-                "method": {"name": name},
-                "partition": {"name": "dirichlet", "alpha": 0.05},
-                "local": {"learning_rate": rate},
-                "rounds": rounds,
-            }
-            config = configs.from_dict(merged(BASE, CLASSIFIER, change))
+            change = {"method": {"name": name}, "local": {"learning_rate": rate}}
+            config = configs.from_dict(merged(DRIFT, change))
             found = histories(config, range(SEEDS), early)
             runs[f"{name}, rate {rate:g}"] = found
             points = [cell([seed[i]["acc"] for seed in found]) for i in (0, -1)]

@@ -11,6 +11,7 @@ accuracy is reported and chooses nothing. One seed: one validation split.
 import argparse
 from typing import Any
 
+from methods_study import DRIFT
 from study import History, Study, merged
 
 from fedcmi_jax import config as configs
@@ -20,38 +21,20 @@ from fedcmi_jax.seeds import histories
 FACTORS = (1, 3, 10)
 """Of the usual learning rate."""
 
-COMMON: dict[str, Any] = {
-    "validation_fraction": 0.2,
-    "clients": 20,
-    "clients_per_round": 5,
-    "chunk_size": 5,
-}
+VALIDATION = {"validation_fraction": 0.2}
 
-DIGITS: dict[str, Any] = COMMON | {
+DIGITS: dict[str, Any] = VALIDATION | {
     "dataset": {"name": "noisy_digits"},
     "encoder": {"name": "mlp", "features": 64},
     "method": {"name": "fedavg"},
     "partition": {"name": "dirichlet", "alpha": 0.3},
     "local": {"epochs": 2, "batch_size": 32, "learning_rate": 0.01},
+    "clients": 20,
+    "clients_per_round": 5,
+    "chunk_size": 5,
     "rounds": 40,
 }
 """The default data set, few local steps: there is something left to the server."""
-
-DRIFT: dict[str, Any] = COMMON | {
-    "dataset": {
-        "name": "synthetic",
-        "strengths": [3.5, 2.0],
-        "train_samples": 2000,
-        "test_samples": 2000,
-    },
-    "encoder": {"name": "mlp", "features": 64},
-    "method": {"name": "fedavg"},
-    "partition": {"name": "dirichlet", "alpha": 0.05},
-    "local": {"epochs": 5, "batch_size": 32, "learning_rate": 0.01},
-    "multi_ratio": 1.0,
-    "rounds": 100,
-}
-"""The problem of ``methods_study.py drift``: clients that hardly share a class."""
 
 SERVER_RATES: dict[str, tuple[float, ...]] = {
     "adagrad": (0.01, 0.03, 0.1, 0.3),
@@ -89,7 +72,7 @@ def scaffold() -> list[Job]:
             rate = DRIFT["local"]["learning_rate"] * factor
             local = options | {"learning_rate": rate}
             change = {"method": {"name": method}, "local": local}
-            jobs.append((group, f"{factor} x", merged(DRIFT, change)))
+            jobs.append((group, f"{factor} x", merged(DRIFT | VALIDATION, change)))
     return jobs
 
 
@@ -126,7 +109,7 @@ def main() -> None:
             best[group] = (scores[0], setting)
     for group, (_, setting) in best.items():
         print(f"best on validation, {group}: {setting}")
-    study.write(DIGITS if args.study == "server" else DRIFT, runs)
+    study.write(DIGITS if args.study == "server" else DRIFT | VALIDATION, runs)
 
 
 if __name__ == "__main__":

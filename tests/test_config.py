@@ -206,7 +206,7 @@ def test_presets_of_real_data_hold_samples_out_for_choices(name):
 
 def test_the_validation_split_is_drawn_after_everything_else():
     plain, split = (build(tiny(validation_fraction=f)) for f in (0.0, 0.2))
-    assert plain.validate is None
+    assert plain.measures.validate is None
     np.testing.assert_array_equal(
         plain.federation.available, split.federation.available
     )

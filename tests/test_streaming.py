@@ -214,7 +214,7 @@ def test_what_streaming_cannot_do_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for argv, message in (
         (["train", "synthetic", "--stream", "--rounds-per-call=2"], "rounds_per_call"),
-        (["train", "synthetic", "--stream", "--seeds=2"], "leave out --stream"),
+        (["train", "synthetic", "--stream", "--seeds=2", "--map-seeds"], "map_seeds"),
         (["sweep", "clients", "--stream"], "stream: a sweep"),
     ):
         assert main(argv) == 2

@@ -62,7 +62,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedmsplit": {"name": "fedmsplit"},
     "power_of_choice": {"name": "power_of_choice"},
     "bmsfed": {"name": "bmsfed"},
-    "bmsfed, theta = 2": {"name": "bmsfed", "threshold": 2.0},
+    "bmsfed, theta = 1": {"name": "bmsfed", "threshold": 1.0},
     "fedcmi, heads only": HEADS_ONLY,
     "fedcmi": {"name": "fedcmi"},
 }

@@ -248,7 +248,7 @@ def test_bmsfed_restricts_unbalanced_clients_to_the_weak_modality():
 
 def test_bmsfed_surveys_everybody_once():
     fed, net = federation(), model("classifier")
-    problem = algorithm(fc.methods.bmsfed(), net, clients_per_round=2)
+    problem = algorithm(fc.methods.bmsfed(threshold=1.0), net, clients_per_round=2)
     first, _ = rounds(problem, fed, 1)
     assert float(first.shared.probed) == 1.0
     norms = sum(jnp.abs(x).sum(1) for x in first.memory.single.values())
@@ -389,7 +389,7 @@ def test_bmsfed_submodular_restricts_nobody():
     table, far = np.ones((5, 2), bool), [100.0] * 5
     free = used(fc.methods.bmsfed(selection="submodular"), table, far)
     assert free == {i: [1, 1] for i in range(5)}
-    balanced = used(fc.methods.bmsfed(), table, far)
+    balanced = used(fc.methods.bmsfed(threshold=1.0), table, far)
     assert balanced == {i: [0, 1] for i in range(5)}
 
 
@@ -424,7 +424,7 @@ def test_bmsfed_chooses_all_kinds_of_clients():
     fed = fc.build_federation(data, fc.partition.iid(data.train, n, rng), table)
     encoders = {m: fc.models.mlp(features=4) for m in data.modalities}
     problem = fc.build_algorithm(
-        fc.methods.bmsfed(),
+        fc.methods.bmsfed(threshold=1.0),
         fc.models.classifier(encoders, data.shapes, 10),
         clients_per_round=5,
         local=fc.LocalTraining(batch_size=10, learning_rate=0.05),

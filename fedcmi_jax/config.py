@@ -166,8 +166,8 @@ class ServerConfig:
     Attributes:
       optimizer: none (add it); the paper's adagrad, adam, yogi or avgm; or optax_adam,
         optax_yogi, their usual forms with bias correction.
-      learning_rate: Rate of that optimizer, unused with none; None: its own, 0.03 but
-        for avgm's 1.
+      learning_rate: Rate of that optimizer, unused with none; None: its own, adagrad
+        0.1, adam and yogi 0.01, avgm 1, optax_adam and optax_yogi 0.03.
     """
 
     optimizer: Literal[

@@ -205,8 +205,10 @@ def test_three_compiled_rounds_by_hand(name):
 def test_every_optimizer_has_the_rate_that_the_help_says(name):
     config = ServerConfig(optimizer=name)
     check_config(Config(server=config))
-    rate = 1.0 if name == "avgm" else 0.03
-    assert "0.03 but for avgm's 1" in " ".join(ServerConfig.__doc__.split())
+    rates = {"adagrad": 0.1, "adam": 0.01, "yogi": 0.01, "avgm": 1.0}
+    rate = rates.get(name, 0.03)
+    said = "adagrad 0.1, adam and yogi 0.01, avgm 1, optax_adam and optax_yogi 0.03"
+    assert said in " ".join(ServerConfig.__doc__.split())
     explicit = _server_optimizer(ServerConfig(name, rate))
     assert_equal(stepped(_server_optimizer(config)), stepped(explicit))
 

@@ -4,10 +4,13 @@ import shutil
 import tempfile
 
 # Tests compile the same small programs over and over: once is enough. Set before JAX is
-# imported, so that workers and the processes which tests start share the cache.
+# imported, so that workers and the processes which tests start share the cache; a run
+# that names one in FEDCMI_TEST_CACHE leaves it to the next.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.mkdtemp(prefix="fedcmi-tests-")
-    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+    _CACHE = os.environ.get("FEDCMI_TEST_CACHE")
+    if not _CACHE:
+        _CACHE = tempfile.mkdtemp(prefix="fedcmi-tests-")
+        atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 

@@ -10,12 +10,12 @@ import matplotlib
 import numpy as np
 from jax.sharding import Mesh
 
-from fedcmi_jax.aggregate import all_finite
 from fedcmi_jax.bench import measure
 from fedcmi_jax.config import Config
 from fedcmi_jax.evaluation import summarise
 from fedcmi_jax.experiment import Experiment, build
 from fedcmi_jax.hosts import fetch
+from fedcmi_jax.records import is_finite
 from fedcmi_jax.run import DivergedError, versions
 from fedcmi_jax.run_folder import write_json
 
@@ -87,7 +87,7 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
     state, step = jax.jit(algorithm.init)(experiment.key, federation), algorithm.run
     for round in range(1, config.rounds + 1):
         state, info = step(state, federation, np.int32(1))
-        if not (info.accepted[0].any() and jax.jit(all_finite)(state.params)):
+        if not (info.accepted[0].any() and is_finite(state)):
             raise DivergedError(
                 f"{config.clients:,} clients: diverged in round {round}; lower "
                 f"--local.learning-rate (now {config.local.learning_rate})"

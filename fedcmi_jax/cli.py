@@ -174,7 +174,7 @@ def _resume(args: list[str]) -> int:
 
 def _finished(config: configs.Config, folder: pathlib.Path) -> int:
     """Nothing is left to train; a damaged log is."""
-    in_turn = config.seeds > 1 and not config.map_seeds
+    in_turn = configs.trains_in_turn(config)
     notes = seeds.mend(config, folder) if in_turn else [resume.mend_log(folder, config)]
     for note in filter(None, notes):
         _say(note)
@@ -192,7 +192,7 @@ Train = Callable[[pathlib.Path, run.Observer], str]
 def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
     """Builds everything, which refuses what is impossible, but trains nothing yet."""
     say = functools.cache(_say)  # each seed's experiment has the same notes
-    in_turn = config.seeds > 1 and not config.map_seeds
+    in_turn = configs.trains_in_turn(config)
     one = seeds.alone(config, config.seed) if in_turn else config
     experiment = build(one, mesh, say)
     if in_turn:

@@ -430,6 +430,11 @@ def shares_partition(config: Config) -> bool:
     return config.fixed_partition or config.map_seeds
 
 
+def trains_in_turn(config: Config) -> bool:
+    """Whether a configuration has several seeds, trained one after the other."""
+    return config.seeds > 1 and not config.map_seeds
+
+
 def check_cohort(clients_per_round: int, clients: int, holdout: int = 0) -> None:
     """Refuses a cohort that is larger than the federation.
 

@@ -24,7 +24,14 @@ import numpy as np
 from fedcmi_jax import autotune, checkpoint, hosts, resume, streaming
 from fedcmi_jax.best import Best, best_of, should_stop
 from fedcmi_jax.clients import place_state, shards_memory
-from fedcmi_jax.config import Config, check_config, from_dict, shares_partition, to_dict
+from fedcmi_jax.config import (
+    Config,
+    check_config,
+    from_dict,
+    shares_partition,
+    to_dict,
+    trains_in_turn,
+)
 from fedcmi_jax.experiment import Experiment, build, rounds_per_call
 from fedcmi_jax.records import DivergedError as DivergedError
 from fedcmi_jax.records import check_alive, check_finite, records
@@ -156,7 +163,7 @@ def train(
     """
     observer = observer or Observer()
     config = experiment.config
-    if config.seeds > 1 and not config.map_seeds:
+    if trains_in_turn(config):
         raise ValueError(f"seeds: {config.seeds} is not one run; use seeds.train")
     if hosts.is_main():
         resume.check_usable(folder)
@@ -275,7 +282,7 @@ def load_best(
         path = folder / CONFIG
         raise ValueError(f"{path}: there is no such file; give a run's folder")
     config = read_config(folder)
-    if config.seeds > 1 and not config.map_seeds:
+    if trains_in_turn(config):
         raise ValueError(
             f"{folder} is a run of {config.seeds} seeds, each with a best round of its "
             f"own; give one of its seed-S folders, e.g. {folder}/seed-{config.seed}"

@@ -31,10 +31,10 @@ def child(problem: str, method: str, manual_dir: str, output: str) -> None:
     """Trains in this process, as its flags are, and saves what came out."""
     import jax
 
-    from fedcmi_jax import config as configs
-    from fedcmi_jax.evaluation import summarise
-    from fedcmi_jax.experiment import build
-    from fedcmi_jax.presets import preset
+    from fedcmi_jax.evaluation.metrics import summarise
+    from fedcmi_jax.experiment import config as configs
+    from fedcmi_jax.experiment.experiment import build
+    from fedcmi_jax.experiment.presets import preset
 
     values = configs.to_dict(preset(problem)) | {"method": {"name": method}}
     values["rounds_per_call"] = ROUNDS

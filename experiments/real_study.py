@@ -12,8 +12,8 @@ import argparse
 
 from study import HEADS_ONLY, Study, compare
 
-from fedcmi_jax import config as configs
-from fedcmi_jax.presets import preset
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.presets import preset
 
 METHODS = {
     "fedavg": {"name": "fedavg"},

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 
 from fedcmi_jax import backend
-from fedcmi_jax import config as configs
-from fedcmi_jax.run import versions
-from fedcmi_jax.seeds import histories
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.seeds import histories
+from fedcmi_jax.experiment.training import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

@@ -14,9 +14,9 @@ from typing import Any
 from methods_study import DRIFT
 from study import History, Study, merged
 
-from fedcmi_jax import config as configs
-from fedcmi_jax import run
-from fedcmi_jax.seeds import histories
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment import training
+from fedcmi_jax.experiment.seeds import histories
 
 FACTORS = (1, 3, 10)
 """Of the usual learning rate."""
@@ -85,7 +85,7 @@ def trained(values: dict[str, Any]) -> History:
     every = config.rounds // 5
     try:
         return histories(config, [0], every)[0]
-    except run.DivergedError:
+    except training.DivergedError:
         return [{"round": config.rounds, "val_acc": 0.0, "acc": 0.0}]
 
 

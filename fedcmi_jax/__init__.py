@@ -3,7 +3,6 @@
 from importlib.metadata import version as _version
 
 from fedcmi_jax import backend as backend
-from fedcmi_jax import config as config
 from fedcmi_jax import data as data
 from fedcmi_jax import evaluation as evaluation
 from fedcmi_jax import experiment as experiment
@@ -14,6 +13,7 @@ from fedcmi_jax import server_optimizers as server_optimizers
 from fedcmi_jax.algorithm import FederatedAlgorithm as FederatedAlgorithm
 from fedcmi_jax.algorithm import build_algorithm as build_algorithm
 from fedcmi_jax.evaluation import build_evaluator as build_evaluator
+from fedcmi_jax.experiment import config as config
 from fedcmi_jax.federation import Federation as Federation
 from fedcmi_jax.federation import build_federation as build_federation
 from fedcmi_jax.local import LocalTraining as LocalTraining
@@ -21,7 +21,7 @@ from fedcmi_jax.local import linear_decay as linear_decay
 from fedcmi_jax.local import torch_sgd as torch_sgd
 from fedcmi_jax.methods import Method as Method
 from fedcmi_jax.methods import chain as chain
-from fedcmi_jax.momentum import momentum_gain as momentum_gain
+from fedcmi_jax.methods._momentum import momentum_gain as momentum_gain
 from fedcmi_jax.types import Batch as Batch
 from fedcmi_jax.types import FederationState as FederationState
 from fedcmi_jax.types import Model as Model

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.augment import Augment
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.methods.base import Client, Finished, Method, Step
+from fedcmi_jax.models.augment import Augment
 from fedcmi_jax.types import Array, Batch, Outputs, Params, PyTree, Sums
 
 Optimizer = Callable[[Array], optax.GradientTransformation]

@@ -10,7 +10,7 @@ import pytest
 
 from fedcmi_jax import backend
 from fedcmi_jax.bench import peers
-from fedcmi_jax.cli import main
+from fedcmi_jax.cli.main import main
 
 JAXLIB = importlib.metadata.version("jaxlib")
 affected = pytest.mark.skipif(
@@ -65,7 +65,7 @@ def test_a_guard_that_comes_too_late_says_so():
 
 def test_the_command_line_computes_right():
     done = run(
-        "import sys; from fedcmi_jax.cli import main; sys.exit(main(['doctor']))"
+        "import sys; from fedcmi_jax.cli.main import main; sys.exit(main(['doctor']))"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "right" in done.stdout

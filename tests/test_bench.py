@@ -6,10 +6,10 @@ import json
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import sweep
-from fedcmi_jax.bench import measure, workloads
-from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build
+from fedcmi_jax.bench import workloads
+from fedcmi_jax.cli.main import main
+from fedcmi_jax.experiment import sweep, timing
+from fedcmi_jax.experiment.experiment import build
 from tests.problems import assert_close, poison, rounds
 
 
@@ -17,7 +17,7 @@ from tests.problems import assert_close, poison, rounds
 def tiny(monkeypatch, tmp_path):
     """The mlp and uneven workloads, small."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, "PEAK_SIDE", 64)
+    monkeypatch.setattr(timing, "PEAK_SIDE", 64)
     for name in ("mlp", "uneven"):
         small = dataclasses.replace(
             workloads.WORKLOADS[name], clients=(3,), chunk_size=2, width=4
@@ -115,13 +115,13 @@ def test_a_missing_peer_says_how_to_install_it(tiny, monkeypatch, tmp_path, caps
 
 
 def test_ratios_are_of_pairs():
-    assert measure.ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])["median"] == 2.0
+    assert timing.ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])["median"] == 2.0
 
 
 def test_flops_are_those_of_the_products():
     workload = dataclasses.replace(workloads.WORKLOADS["mlp"], width=4)
     fed = workload.federation(2)
-    flops = measure.training_flops(workload.model("classifier"), fed, epochs=1)
+    flops = timing.training_flops(workload.model("classifier"), fed, epochs=1)
     forward = 2 * (2 * 32 * 64 + 128 * 10)  # two encoders and the fusion
     weights_and_inputs = 2 * forward - 2 * 2 * 32 * 64  # no gradient to the samples
     expected = 64 * (forward + weights_and_inputs)

@@ -12,9 +12,9 @@ import threading
 import numpy as np
 import pytest
 
-from fedcmi_jax.data import _cache
-from fedcmi_jax.data._cache import prepared
-from fedcmi_jax.data._decoding import Item, silent
+from fedcmi_jax.data import raw
+from fedcmi_jax.data.raw.cache import prepared
+from fedcmi_jax.data.raw.decoding import Item, silent
 
 COUNT = 5
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -106,7 +106,7 @@ def test_key_depends_on_files_options_and_shapes(tmp_path):
     items = sources(tmp_path)
 
     def key(items=items, decode=decode, shapes=SHAPES):
-        return _cache._key(items, decode, shapes, tmp_path)
+        return raw.cache._key(items, decode, shapes, tmp_path)
 
     first = key()
     assert key() == first
@@ -130,7 +130,7 @@ def test_key_depends_on_files_options_and_shapes(tmp_path):
     moved = tmp_path.with_name(tmp_path.name + "-moved")
     shutil.copytree(tmp_path, moved)
     there = [i._replace(sources=(moved / i.sources[0].name,)) for i in items]
-    assert _cache._key(there, decode, SHAPES, moved) == others[-1]
+    assert raw.cache._key(there, decode, SHAPES, moved) == others[-1]
     check(make(tmp_path, sources(tmp_path), options), offset=1.0)
 
 
@@ -157,7 +157,7 @@ def test_a_process_that_dies_is_reported_in_one_line(tmp_path):
 
 def test_no_space_is_found_before_any_work(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(_cache.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(raw.cache.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match=r"^cache_dir=.*needs 0.0 MB.*free some space"):
         make(tmp_path)
     assert folders(tmp_path) == []
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_what_a_killed_process_left_is_replaced(tmp_path):
     items = sources(tmp_path)
-    name = f"name-train-{_cache._key(items, decode, SHAPES, tmp_path)}"
+    name = f"name-train-{raw.cache._key(items, decode, SHAPES, tmp_path)}"
     left = tmp_path / "cache" / f".{name}.tmp"
     left.mkdir(parents=True)
     (left / "a.npy").write_bytes(b"half")

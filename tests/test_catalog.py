@@ -3,7 +3,7 @@
 import pytest
 
 from fedcmi_jax import data
-from fedcmi_jax.cli import main
+from fedcmi_jax.cli.main import main
 from fedcmi_jax.data.catalog import CATALOG
 
 OFFLINE = ("noisy_digits", "cg_digits", "synthetic")

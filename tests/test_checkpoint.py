@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fedcmi_jax import checkpoint
+from fedcmi_jax.experiment import checkpoint
 from fedcmi_jax.types import FederationState
 
 ROOT = Path(__file__).parents[1]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import fedcmi_jax
-from fedcmi_jax import config as configs
-from fedcmi_jax.cli import COMMANDS, LISTS, main, parse
-from fedcmi_jax.flags import parse_options
-from fedcmi_jax.presets import PRESETS
+from fedcmi_jax.cli.flags import parse_options
+from fedcmi_jax.cli.main import COMMANDS, LISTS, main, parse
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.presets import PRESETS
 from tests.test_config import ENTRIES, TINY
 
-PROGRAM = "import sys; from fedcmi_jax.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from fedcmi_jax.cli.main import main; sys.exit(main())"
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
 
 

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import client_tests, evaluation
-from fedcmi_jax.client_tests import ClientHits, build_client_tester, summarise_clients
-from fedcmi_jax.dealing import deal
-from fedcmi_jax.experiment import build, measure
-from fedcmi_jax.split import Held
+from fedcmi_jax.evaluation import client_tests
+from fedcmi_jax.evaluation import metrics as evaluation
+from fedcmi_jax.evaluation.client_tests import (
+    ClientHits,
+    build_client_tester,
+    summarise_clients,
+)
+from fedcmi_jax.experiment.experiment import build, measure
+from fedcmi_jax.experiment.split import deal
+from fedcmi_jax.partition.holdout import Held
 from tests.problems import AVAILABLE, dataset, model
 from tests.test_config import tiny
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import autotune
 from fedcmi_jax.clients import client_mesh, deal, replicate
+from fedcmi_jax.experiment import autotune
 from tests.problems import (
     SIZES,
     algorithm,

@@ -6,9 +6,9 @@ import typing
 import numpy as np
 import pytest
 
-from fedcmi_jax import config as configs
-from fedcmi_jax.experiment import build, measure
-from fedcmi_jax.presets import PRESETS, preset
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.experiment import build, measure
+from fedcmi_jax.experiment.presets import PRESETS, preset
 
 ENTRIES = [(kind, name) for kind, known in configs.REGISTRIES.items() for name in known]
 TINY = {

@@ -7,9 +7,9 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax.data import REGISTRY, Split, base, check_dataset, load
-from fedcmi_jax.data._digits import digit_splits, split_indices
 from fedcmi_jax.data.cg_digits import CLASS_COLORS, colorize
 from fedcmi_jax.data.noisy_digits import noisy_view, same_class_partners
+from fedcmi_jax.data.raw.digits import digit_splits, split_indices
 
 
 def rng(seed=0):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from fedcmi_jax import config as configs
-from fedcmi_jax import describe, evaluation
-from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build
-from fedcmi_jax.flags import parse
+from fedcmi_jax.cli import describe
+from fedcmi_jax.cli.flags import parse
+from fedcmi_jax.cli.main import main
+from fedcmi_jax.evaluation import metrics as evaluation
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.experiment import build
 from tests.test_config import tiny
 
 FLAGS = [

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fedcmi_jax import config as configs
-from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build
+from fedcmi_jax.cli.main import main
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.experiment import build
 from tests import media_files
 
 SIZE = 8  # pixels of a side

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import evaluation
-from fedcmi_jax.dealing import deal
-from fedcmi_jax.experiment import build, measure
+from fedcmi_jax.evaluation import metrics as evaluation
+from fedcmi_jax.experiment.experiment import build, measure
+from fedcmi_jax.experiment.split import deal
 from fedcmi_jax.methods.base import is_set
 from tests.problems import (
     AVAILABLE,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.infiltration import (
+from fedcmi_jax.methods._infiltration import (
     argmax_last,
     class_probabilities,
     class_temperatures,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedcmi_jax.experiment import build
+from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.federation import coarse_capacity
 from tests.problems import SIZES, federation
 from tests.test_config import tiny

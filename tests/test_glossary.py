@@ -6,9 +6,11 @@ import jax
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import glossary, report, run, run_folder
-from fedcmi_jax.experiment import build
-from fedcmi_jax.glossary import GLOSSARY, explain
+from fedcmi_jax.cli import report
+from fedcmi_jax.evaluation import glossary
+from fedcmi_jax.evaluation.glossary import GLOSSARY, explain
+from fedcmi_jax.experiment import run_folder, training
+from fedcmi_jax.experiment.experiment import build
 from tests.problems import algorithm, federation
 from tests.test_config import tiny
 
@@ -29,15 +31,15 @@ def finished(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("runs") / "run"
     run_folder.create(folder)
-    return run.train(build(config), folder)
+    return training.train(build(config), folder)
 
 
 def test_every_column_of_a_run_is_explained(finished):
-    log = run_folder.MetricsLog(finished.folder / run.METRICS).read()
+    log = run_folder.MetricsLog(finished.folder / training.METRICS).read()
     columns = {name for line in log for name in line}
     assert {"personal_mean", "val_acc", "holdout_std", "client_test_p10"} <= columns
     assert {"client_test_per_client", "holdout_per_client"} <= columns
-    ids = run_folder.read_json(finished.folder / run.SUMMARY)["holdout_clients"]
+    ids = run_folder.read_json(finished.folder / training.SUMMARY)["holdout_clients"]
     assert len(set(ids)) == len(finished.final["holdout_per_client"]) == 2
     for column in columns:
         assert explain(column).meaning

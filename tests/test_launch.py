@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from fedcmi_jax import launch
-from fedcmi_jax.cli import main
+from fedcmi_jax.cli import launch
+from fedcmi_jax.cli.main import main
 
 TRAIN = [
     *("train", "synthetic", "--clients=8", "--clients-per-round=4", "--rounds=30"),

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fedcmi_jax.data import _text, load
+from fedcmi_jax.data import load, raw
 from fedcmi_jax.data.catalog import CATALOG
 from tests import media_files
 from tests.media_files import STEP
@@ -100,9 +100,9 @@ def test_crisismmd(originals):
     data = loaded("crisismmd", originals / "crisismmd", tokens=6)
     assert data.train.labels.tolist() == [1, 0, 1]
     assert data.train.clients.tolist() == [0, 0, 1]
-    ids = [_text.token_id(token) for token in ("fuerza", "m\u00e9xico", "!")]
+    ids = [raw.text.token_id(token) for token in ("fuerza", "m\u00e9xico", "!")]
     assert data.train.inputs["text"][2].tolist() == [*ids, 0, 0, 0]
-    first = [_text.token_id(t) for t in ("@", "a", ":", "we\u2019re", "safe")]
+    first = [raw.text.token_id(t) for t in ("@", "a", ":", "we\u2019re", "safe")]
     assert data.train.inputs["text"][0].tolist() == [*first, 0]
     # 20 x 6 pixels: black above and below, the color (its red 100 x number) between.
     image = data.train.inputs["image"][2]

@@ -11,8 +11,7 @@ import optax
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.methods.base import Cohort, Finished, in_window
-from fedcmi_jax.prototypes import (
+from fedcmi_jax.methods._prototypes import (
     ClassSums,
     Prototypes,
     class_means,
@@ -21,6 +20,7 @@ from fedcmi_jax.prototypes import (
     pull,
     true_class_scores,
 )
+from fedcmi_jax.methods.base import Cohort, Finished, in_window
 from tests.problems import (
     algorithm,
     assert_close,

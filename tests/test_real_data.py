@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedcmi_jax import data
-from fedcmi_jax.cli import main
+from fedcmi_jax.cli.main import main
 from fedcmi_jax.data.catalog import CATALOG
 from fedcmi_jax.data.cg_digits import CLASS_COLORS
 from fedcmi_jax.data.tfds import fsdd, mnist, prepare, read_arrays

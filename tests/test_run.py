@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import checkpoint, resume, run, run_folder
-from fedcmi_jax import config as configs
-from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build, measure
+from fedcmi_jax.cli.main import main
+from fedcmi_jax.experiment import checkpoint, resume, run_folder, training
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.experiment import build, measure
 from tests import problems
 from tests.test_config import TINY
 
@@ -48,19 +48,19 @@ def poisoned(*clients, method="fedavg", **values):
 
 def start(experiment, folder):
     run_folder.create(folder)
-    run.write_config(folder, experiment.config)
+    training.write_config(folder, experiment.config)
     return folder
 
 
 def metrics(folder):
     """Metric lines without what a clock says."""
-    lines = run_folder.MetricsLog(folder / run.METRICS).read()
+    lines = run_folder.MetricsLog(folder / training.METRICS).read()
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
 def newest(folder, built):
     like = jax.eval_shape(built.algorithm.init, built.key, built.federation)
-    return checkpoint.restore(folder / run.CHECKPOINTS, like)
+    return checkpoint.restore(folder / training.CHECKPOINTS, like)
 
 
 def assert_same_run(folder, reference, built):
@@ -68,18 +68,18 @@ def assert_same_run(folder, reference, built):
     ours, theirs = newest(folder, built), newest(reference, built)
     assert ours.round == theirs.round == built.config.rounds
     problems.assert_equal(ours.state, theirs.state)
-    assert (folder / run.SUMMARY).exists()
+    assert (folder / training.SUMMARY).exists()
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """A run that nothing interrupted."""
     folder = start(experiment(), tmp_path_factory.mktemp("runs") / "reference")
-    run.train(experiment(), folder)
+    training.train(experiment(), folder)
     return folder
 
 
-class At(run.Observer):
+class At(training.Observer):
     """Does something when a round has been evaluated, and keeps what it hears."""
 
     def __init__(self, round=0, do=lambda: None):
@@ -99,13 +99,13 @@ def test_one_trace_and_the_lines_of_a_run(tmp_path):
     built = build(experiment("fedavg").config)
     observer = At()
     folder = start(built, tmp_path / "run")
-    summary = run.train(built, folder, observer)
+    summary = training.train(built, folder, observer)
     assert built.algorithm.run._cache_size() == 1
     assert [r["round"] for r in observer.records] == [3, 6, 8]
     assert int(summary.state.round) == 8
     assert not summary.fixed_partition
     assert [line["round"] for line in metrics(folder)] == [3, 6, 8]
-    assert checkpoint.rounds(folder / run.CHECKPOINTS)[-1] == 8
+    assert checkpoint.rounds(folder / training.CHECKPOINTS)[-1] == 8
     for line in metrics(folder):
         assert line["cohort"] == 2
         assert line["learning_rate"] == pytest.approx(0.02)
@@ -116,7 +116,7 @@ def test_rounds_per_call_changes_nothing(reference, tmp_path):
     values = configs.to_dict(experiment().config) | {"rounds_per_call": 3}
     built = build(configs.from_dict(values))
     folder = start(built, tmp_path / "run")
-    run.train(built, folder)
+    training.train(built, folder)
     assert metrics(folder) == metrics(reference)
     problems.assert_equal(newest(folder, built).state, newest(reference, built).state)
 
@@ -134,13 +134,13 @@ def test_interrupted_and_resumed(number, reference, tmp_path):
     folder = start(experiment(), tmp_path / "run")
     observer = At(3, lambda: signal.raise_signal(number))
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(run.Interrupted) as stopped:
-        run.train(experiment(), folder, observer)
+    with pytest.raises(training.Interrupted) as stopped:
+        training.train(experiment(), folder, observer)
     assert (stopped.value.signal_number, stopped.value.round) == (number, 3)
     assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     assert newest(folder, experiment()).round == 3
-    assert not (folder / run.SUMMARY).exists()
-    run.train(experiment(), folder)
+    assert not (folder / training.SUMMARY).exists()
+    training.train(experiment(), folder)
     assert_same_run(folder, reference, experiment())
     assert experiment().algorithm.run._cache_size() == 1, "restored states compile"
 
@@ -148,14 +148,15 @@ def test_interrupted_and_resumed(number, reference, tmp_path):
 # Ends the process, as SIGKILL does, at the n-th call of a function.
 KILLED = """
 import os, pathlib, signal, sys
-from fedcmi_jax import checkpoint, cli, run_folder
+from fedcmi_jax.cli import main as cli
+from fedcmi_jax.experiment import checkpoint, run_folder, training
 
 where, calls, when, folder = sys.argv[1:]
 owner, name = {
     "metric line": (run_folder.MetricsLog, "append"),
     "checkpoint": (checkpoint, "save"),
     "rename": (os, "rename"),
-    "summary": (__import__("fedcmi_jax.run").run, "_finish"),
+    "summary": (training, "_finish"),
 }[where]
 inner, count = getattr(owner, name), 0
 
@@ -196,8 +197,8 @@ def test_killed_and_resumed(where, calls, when, reference, tmp_path, capsys):
         text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (folder / run.SUMMARY).exists()
-    run.train(experiment(), folder)
+    assert not (folder / training.SUMMARY).exists()
+    training.train(experiment(), folder)
     assert_same_run(folder, reference, experiment())
 
 
@@ -209,13 +210,13 @@ def test_resume_command_takes_the_runs_own_configuration(reference, tmp_path, ca
 
 def test_a_corrupt_checkpoint_is_passed_over(reference, tmp_path, capsys):
     folder = start(experiment(), tmp_path / "run")
-    with pytest.raises(run.Interrupted):
-        run.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
-    damaged = folder / run.CHECKPOINTS / "6"
+    with pytest.raises(training.Interrupted):
+        training.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
+    damaged = folder / training.CHECKPOINTS / "6"
     for file in (p for p in damaged.rglob("*") if p.is_file()):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     observer = At()
-    run.train(experiment(), folder, observer)
+    training.train(experiment(), folder, observer)
     assert any("6" in note for note in observer.notes)
     assert_same_run(folder, reference, experiment())
 
@@ -224,8 +225,8 @@ def test_a_corrupt_checkpoint_is_passed_over(reference, tmp_path, capsys):
 def stopped(tmp_path_factory):
     """A run that was stopped after round 6, with lines of rounds 3 and 6."""
     folder = start(experiment(), tmp_path_factory.mktemp("runs") / "stopped")
-    with pytest.raises(run.Interrupted):
-        run.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
+    with pytest.raises(training.Interrupted):
+        training.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
     return folder
 
 
@@ -245,7 +246,7 @@ DAMAGES = {
 
 def damaged(folder, how):
     """Damages a run's log; its content then."""
-    path = folder / run.METRICS
+    path = folder / training.METRICS
     text = DAMAGES[how](path.read_bytes())
     path.unlink()
     if text is not None:
@@ -255,7 +256,7 @@ def damaged(folder, how):
 
 def resumed(folder, monkeypatch):
     """Exit code of ``fedcmi resume``, with programs that are compiled already."""
-    monkeypatch.setattr("fedcmi_jax.cli.build", lambda *args: experiment())
+    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda *args: experiment())
     return main(["resume", str(folder), "--devices=1"])
 
 
@@ -268,7 +269,7 @@ def test_a_damaged_log_is_rebuilt_from_the_checkpoint(
     assert resumed(folder, monkeypatch) == 0
     assert_same_run(folder, reference, experiment())
     (note,) = [x for x in capsys.readouterr().err.splitlines() if "rebuilt" in x]
-    aside = folder / f"{run.METRICS}.damaged-1"
+    aside = folder / f"{training.METRICS}.damaged-1"
     assert (aside.name in note) == bool(text) == aside.exists()
     if text:
         assert aside.read_bytes() == text
@@ -282,18 +283,20 @@ def test_the_log_of_a_finished_run_is_rebuilt(
     damaged(folder, how)
     assert resumed(folder, monkeypatch) == 0
     assert "rebuilt" in capsys.readouterr().err
-    assert (folder / run.METRICS).read_bytes() == (reference / run.METRICS).read_bytes()
+    assert (folder / training.METRICS).read_bytes() == (
+        reference / training.METRICS
+    ).read_bytes()
 
 
 def spoil(folder, how):
     """Makes the newest checkpoint of a finished run useless."""
-    newest = folder / run.CHECKPOINTS / "8"
+    newest = folder / training.CHECKPOINTS / "8"
     if how == "damaged":
         (newest / "metadata.json").write_text("{}")
     else:
-        shutil.rmtree(folder / run.CHECKPOINTS if how == "a file" else newest)
+        shutil.rmtree(folder / training.CHECKPOINTS if how == "a file" else newest)
     if how == "a file":
-        (folder / run.CHECKPOINTS).write_text("")
+        (folder / training.CHECKPOINTS).write_text("")
 
 
 SPOILT = ["damaged", "removed", "a file"]
@@ -310,7 +313,7 @@ def test_a_finished_runs_log_that_no_checkpoint_holds_is_refused(
     before = contents(folder)
     assert main(["resume", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{folder / run.METRICS}: " in line
+    assert f"{folder / training.METRICS}: " in line
     assert "no usable checkpoint of round 8 holds a copy; put the file back" in line
     assert contents(folder) == before
 
@@ -331,22 +334,22 @@ def test_a_damaged_log_never_takes_anothers_place(
     stopped, tmp_path, monkeypatch, capsys
 ):
     folder = shutil.copytree(stopped, tmp_path / "run")
-    (folder / f"{run.METRICS}.damaged-1").write_text("mine")
+    (folder / f"{training.METRICS}.damaged-1").write_text("mine")
     text = damaged(folder, "foreign")
     assert resumed(folder, monkeypatch) == 0
-    assert (folder / f"{run.METRICS}.damaged-1").read_text() == "mine"
-    assert (folder / f"{run.METRICS}.damaged-2").read_bytes() == text
+    assert (folder / f"{training.METRICS}.damaged-1").read_text() == "mine"
+    assert (folder / f"{training.METRICS}.damaged-2").read_bytes() == text
 
 
 def test_a_log_that_no_checkpoint_explains_is_moved_aside(
     stopped, reference, tmp_path, monkeypatch, capsys
 ):
     folder = shutil.copytree(stopped, tmp_path / "run")
-    shutil.rmtree(folder / run.CHECKPOINTS)
-    text = (folder / run.METRICS).read_bytes()
+    shutil.rmtree(folder / training.CHECKPOINTS)
+    text = (folder / training.METRICS).read_bytes()
     assert resumed(folder, monkeypatch) == 0
     assert "the run starts over" in capsys.readouterr().err
-    assert (folder / f"{run.METRICS}.damaged-1").read_bytes() == text
+    assert (folder / f"{training.METRICS}.damaged-1").read_bytes() == text
     assert_same_run(folder, reference, experiment())
 
 
@@ -362,11 +365,11 @@ def test_a_log_that_no_checkpoint_explains_is_moved_aside(
 )
 def test_only_what_a_killed_process_leaves_is_dropped(text, is_kept, tmp_path):
     config = configs.from_dict(TINY | SCHEDULE | {"checkpoint_every": 5})
-    log = run_folder.MetricsLog(tmp_path / run.METRICS)
+    log = run_folder.MetricsLog(tmp_path / training.METRICS)
     log.path.write_bytes(text)
     note = resume.start_log(log, config)
     assert log.read() == []
-    aside = tmp_path / f"{run.METRICS}.damaged-1"
+    aside = tmp_path / f"{training.METRICS}.damaged-1"
     assert bool(note) == aside.exists() == is_kept
     assert not is_kept or aside.read_bytes() == text
 
@@ -381,7 +384,7 @@ def contents(folder):
 
 def without_copies(folder):
     """The checkpoints as version 0.1 wrote them."""
-    for path in (folder / run.CHECKPOINTS).glob("*/metadata.json"):
+    for path in (folder / training.CHECKPOINTS).glob("*/metadata.json"):
         content = json.loads(path.read_text())
         del content["log"], content["checksum"]
         content["checksum"] = checkpoint._checksum(content)
@@ -399,7 +402,7 @@ def test_without_a_copy_a_log_that_lacks_lines_is_refused(
     before = contents(folder)
     assert resumed(folder, monkeypatch) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert run.METRICS in line
+    assert training.METRICS in line
     assert contents(folder) == before
 
 
@@ -412,12 +415,12 @@ def test_a_run_of_the_first_version_goes_on(
     assert_same_run(folder, reference, experiment())
 
 
-@pytest.mark.parametrize("name", [run.CHECKPOINTS, run.METRICS])
+@pytest.mark.parametrize("name", [training.CHECKPOINTS, training.METRICS])
 def test_a_folder_that_cannot_be_used_is_refused_untouched(
     name, stopped, tmp_path, monkeypatch, capsys
 ):
     folder = shutil.copytree(stopped, tmp_path / "run")
-    if name == run.METRICS:
+    if name == training.METRICS:
         (folder / name).unlink()
         (folder / name).mkdir()
     else:
@@ -433,11 +436,11 @@ def test_a_folder_that_cannot_be_used_is_refused_untouched(
 
 def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):
     folder = start(experiment(), tmp_path / "run")
-    with pytest.raises(run.Interrupted):
-        run.train(experiment(), folder, At(3, lambda: signal.raise_signal(2)))
+    with pytest.raises(training.Interrupted):
+        training.train(experiment(), folder, At(3, lambda: signal.raise_signal(2)))
     values = configs.to_dict(experiment().config)
     values["encoder"]["features"] = 5
-    run.write_config(folder, configs.from_dict(values))
+    training.write_config(folder, configs.from_dict(values))
     before = sorted(folder.rglob("*"))
     assert main(["resume", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -448,7 +451,7 @@ def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):
 def test_rejected_clients_are_named(tmp_path):
     built = poisoned(1, clients_per_round=4)
     folder = start(built, tmp_path / "run")
-    run.train(built, folder)
+    training.train(built, folder)
     lines = metrics(folder)
     assert [line["round"] for line in lines] == list(range(1, 9))
     assert all(line["rejected"] == [1] for line in lines)
@@ -459,7 +462,7 @@ def test_rejected_clients_are_named(tmp_path):
 
 def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     built = poisoned(0, 1, 2, 3, method="fedcmi")
-    monkeypatch.setattr("fedcmi_jax.cli.build", lambda *args: built)
+    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda *args: built)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--output=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -468,7 +471,7 @@ def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     assert "--method.min-temperature" in line
     assert "--clip-norm" in line
     folder = tmp_path / "run"
-    assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
+    assert checkpoint.rounds(folder / training.CHECKPOINTS) == []
     (last,) = metrics(folder)
     assert last["round"] == 1
     assert len(last["rejected"]) == 2
@@ -477,11 +480,11 @@ def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
 def test_the_checkpoint_before_a_failed_round_stays(tmp_path):
     good = experiment("fedavg")
     folder = start(good, tmp_path / "run")
-    with pytest.raises(run.Interrupted):
-        run.train(good, folder, At(3, lambda: signal.raise_signal(2)))
+    with pytest.raises(training.Interrupted):
+        training.train(good, folder, At(3, lambda: signal.raise_signal(2)))
     kept = newest(folder, good)
-    with pytest.raises(run.DivergedError, match="round 4.*round 3 is saved"):
-        run.train(poisoned(0, 1, 2, 3), folder)
+    with pytest.raises(training.DivergedError, match="round 4.*round 3 is saved"):
+        training.train(poisoned(0, 1, 2, 3), folder)
     still = newest(folder, good)
     assert still.round == 3
     problems.assert_equal(still.state, kept.state)
@@ -494,9 +497,11 @@ def test_a_model_that_overflows_is_never_saved(tmp_path):
     values |= {"local": {"epochs": 1, "learning_rate": 1e3}, "rounds_per_call": 1}
     built = build(configs.from_dict(values))
     folder = start(built, tmp_path / "run")
-    with pytest.raises(run.DivergedError, match="round 1.*the model is not finite"):
-        run.train(built, folder)
-    assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
+    with pytest.raises(
+        training.DivergedError, match="round 1.*the model is not finite"
+    ):
+        training.train(built, folder)
+    assert checkpoint.rounds(folder / training.CHECKPOINTS) == []
 
 
 @pytest.mark.parametrize(
@@ -506,15 +511,15 @@ def test_the_remedy_names_the_rate_that_was_used(method, rate, tmp_path):
     local = {"epochs": 1} | ({"rate_scale": 3.0} if method == "scaffold" else {})
     built = poisoned(0, 1, 2, 3, method=method, local=local)
     folder = start(built, tmp_path / "run")
-    with pytest.raises(run.DivergedError) as error:
-        run.train(built, folder)
+    with pytest.raises(training.DivergedError) as error:
+        training.train(built, folder)
     assert f"lower --local.learning-rate (now {rate})" in str(error.value)
 
 
 def test_a_second_signal_ends_the_process_at_once():
     program = (
-        "import signal; from fedcmi_jax import run\n"
-        "with run.stop_requests(run.Observer()):\n"
+        "import signal; from fedcmi_jax.experiment import training as run\n"
+        "with training.stop_requests(training.Observer()):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    print('first')\n"
         "    signal.raise_signal(signal.SIGINT)\n"
@@ -550,14 +555,14 @@ def scripted(monkeypatch, values, **options):
     def evaluate(experiment, state):
         return measure(experiment, state) | {"val_acc": values[int(state.round)]}
 
-    monkeypatch.setattr("fedcmi_jax.records.measure", evaluate)
+    monkeypatch.setattr("fedcmi_jax.experiment.records.measure", evaluate)
     config = dataclasses.replace(built.config, validation_fraction=0.1, **options)
     return built._replace(config=config)
 
 
 def result(folder):
     """A run's summary without what a clock says."""
-    found = json.loads((folder / run.SUMMARY).read_text())
+    found = json.loads((folder / training.SUMMARY).read_text())
     del found["seconds"], found["final"]["seconds"], found["best"]["seconds"]
     return found
 
@@ -574,25 +579,25 @@ def result(folder):
 def test_the_best_round_is_kept(values, best, tmp_path, monkeypatch):
     built = scripted(monkeypatch, values)
     folder = start(built, tmp_path / "run")
-    summary = run.train(built, folder)
+    summary = training.train(built, folder)
     found = result(folder)
     assert found["best"]["round"] == best
     assert found["best"]["val_acc"] == values[best]
     assert (found["chosen_on"], found["stopped_early"]) == ("validation", None)
     assert found["final"]["round"] == summary.final["round"] == 8
-    assert checkpoint.rounds(folder / run.BEST) == [best]
-    restored = run.load_best(folder, built)
+    assert checkpoint.rounds(folder / training.BEST) == [best]
+    restored = training.load_best(folder, built)
     assert int(restored.state.round) == restored.round == best
     line = next(x for x in metrics(folder) if x["round"] == best)
     assert measure(built, restored.state)["acc"] == line["acc"]
 
 
 def test_without_validation_there_is_no_best(reference):
-    found = json.loads((reference / run.SUMMARY).read_text())
+    found = json.loads((reference / training.SUMMARY).read_text())
     assert found["best"] is found["chosen_on"] is None
-    assert not (reference / run.BEST).exists()
+    assert not (reference / training.BEST).exists()
     with pytest.raises(ValueError, match="no best round.*--validation-frac") as error:
-        run.load_best(reference)
+        training.load_best(reference)
     assert "\n" not in str(error.value)
 
 
@@ -616,7 +621,7 @@ def killed_at(save, when, built, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", deadly)
         with pytest.raises(KilledError):
-            run.train(built, folder)
+            training.train(built, folder)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -634,15 +639,15 @@ def test_best_and_stop_survive_a_kill(
 ):
     built = scripted(monkeypatch, values, **options)
     whole = start(built, tmp_path / "whole")
-    run.train(built, whole)
+    training.train(built, whole)
     for save in range(1, saves + 1):
         folder = start(built, tmp_path / f"killed-{save}")
         killed_at(save, when, built, folder, monkeypatch)
-        assert not (folder / run.SUMMARY).exists()
-        run.train(built, folder)
+        assert not (folder / training.SUMMARY).exists()
+        training.train(built, folder)
         assert metrics(folder) == metrics(whole)
         assert result(folder) == result(whole)
-        ours, theirs = (run.load_best(f, built) for f in (folder, whole))
+        ours, theirs = (training.load_best(f, built) for f in (folder, whole))
         assert ours.round == theirs.round
         problems.assert_equal(ours.state, theirs.state)
         problems.assert_equal(newest(folder, built).state, newest(whole, built).state)
@@ -661,7 +666,7 @@ def test_best_and_stop_survive_a_kill(
 def test_early_stopping(values, patience, end, tmp_path, monkeypatch, capsys):
     built = scripted(monkeypatch, values, early_stop_rounds=patience)
     folder = start(built, tmp_path / "run")
-    summary = run.train(built, folder)
+    summary = training.train(built, folder)
     found = result(folder)
     assert found["stopped_early"] == summary.stopped_early == end
     assert found["rounds"] == found["final"]["round"] == (end or 8)
@@ -675,15 +680,15 @@ def test_early_stopping(values, patience, end, tmp_path, monkeypatch, capsys):
 def test_a_lost_best_checkpoint_is_noted(tmp_path, monkeypatch):
     built = scripted(monkeypatch, {3: 0.5, 6: 0.4, 8: 0.75})
     folder = start(built, tmp_path / "run")
-    with pytest.raises(run.Interrupted):
-        run.train(built, folder, At(6, lambda: signal.raise_signal(2)))
-    shutil.rmtree(folder / run.BEST / "3" / "state")
+    with pytest.raises(training.Interrupted):
+        training.train(built, folder, At(6, lambda: signal.raise_signal(2)))
+    shutil.rmtree(folder / training.BEST / "3" / "state")
     with pytest.raises(ValueError, match="no usable checkpoint.*best"):
-        run.load_best(folder, built)
+        training.load_best(folder, built)
     observer = At()
-    run.train(built, folder, observer)
+    training.train(built, folder, observer)
     assert any("has lost round 3, the best so far" in n for n in observer.notes)
-    assert run.load_best(folder, built).round == 8
+    assert training.load_best(folder, built).round == 8
 
 
 def test_the_best_round_is_chosen_on_real_validation_samples(tmp_path):
@@ -691,9 +696,9 @@ def test_the_best_round_is_chosen_on_real_validation_samples(tmp_path):
     values |= {"validation_fraction": 0.4, "rounds_per_call": 3}
     built = build(configs.from_dict(values))
     folder = start(built, tmp_path / "run")
-    run.train(built, folder)
+    training.train(built, folder)
     best = max(metrics(folder), key=lambda line: line["val_acc"])
-    restored = run.load_best(folder)
+    restored = training.load_best(folder)
     assert restored.round == best["round"]
     assert measure(built, restored.state)["val_acc"] == best["val_acc"]
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedcmi_jax import run_folder
-from fedcmi_jax.run_folder import MetricsLog, read_json, write_json
+from fedcmi_jax.experiment import run_folder
+from fedcmi_jax.experiment.run_folder import MetricsLog, read_json, write_json
 
 GOOD = b'{"round": 5, "acc": 0.5}\n{"round": 10, "acc": 0.75}\n'
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import config as configs
-from fedcmi_jax import experiment
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment import experiment
 from fedcmi_jax.local import torch_sgd
 from fedcmi_jax.methods.base import Finished
 

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from fedcmi_jax import checkpoint, run, run_folder, seed_axis, seeds
-from fedcmi_jax import config as configs
-from fedcmi_jax.cli import main
-from fedcmi_jax.experiment import build, measure
-from fedcmi_jax.run_folder import create
+from fedcmi_jax.cli.main import main
+from fedcmi_jax.experiment import checkpoint, run_folder, seed_axis, seeds, training
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.experiment import build, measure
+from fedcmi_jax.experiment.run_folder import create
 from tests import problems
 from tests.test_config import TINY
 from tests.test_run import KILLED, SCHEDULE, At, metrics, newest
@@ -41,7 +41,7 @@ def experiment(seed):
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch):
     """Commands and functions take what is compiled already."""
-    monkeypatch.setattr("fedcmi_jax.cli.build", lambda config, *_: experiment(3))
+    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda config, *_: experiment(3))
     monkeypatch.setattr(
         seeds, "build", lambda config, *_, **__: experiment(config.seed)
     )
@@ -49,7 +49,7 @@ def _compiled(monkeypatch):
 
 def start(config, folder):
     create(folder)
-    run.write_config(folder, config)
+    training.write_config(folder, config)
     return folder
 
 
@@ -71,12 +71,12 @@ def timeless(value):
 
 
 def lines(folder):
-    text = (folder / run.METRICS).read_text()
+    text = (folder / training.METRICS).read_text()
     return [timeless(json.loads(line)) for line in text.splitlines()]
 
 
 def summary(folder):
-    return timeless(json.loads((folder / run.SUMMARY).read_text()))
+    return timeless(json.loads((folder / training.SUMMARY).read_text()))
 
 
 def assert_same_seed(folder, reference, seed):
@@ -99,10 +99,10 @@ def assert_same_run(folder, reference):
 def test_each_seed_is_the_run_of_that_seed_alone(seed, together, tmp_path):
     alone = seeds.alone(config(), seed)
     folder = start(alone, tmp_path / "run")
-    run.train(build(alone), folder)
+    training.train(build(alone), folder)
     own = seeds.folder_of(together, seed)
     assert_same_seed(own, folder, seed)
-    assert (own / run.CONFIG).read_text() == (folder / run.CONFIG).read_text()
+    assert (own / training.CONFIG).read_text() == (folder / training.CONFIG).read_text()
 
 
 def test_seeds_differ_in_everything_and_compile_once(together):
@@ -136,14 +136,14 @@ def test_one_run_in_the_list(together, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(together, "runs/a")
     (tmp_path / "runs/b").mkdir()
-    shutil.copy(together / run.CONFIG, "runs/b")
+    shutil.copy(together / training.CONFIG, "runs/b")
     assert main(["list", "runs"]) == 0
     done, begun = capsys.readouterr().out.splitlines()[1:]
     assert "finished, 2 seeds" in done
     assert "8/8" in done
     assert "resumable, 2 seeds, 0 of them done" in begun
     for name in ("fixed_partition", "map_seeds"):
-        run.write_config(tmp_path / "runs/b", config(**{name: True}))
+        training.write_config(tmp_path / "runs/b", config(**{name: True}))
         assert main(["list", "runs"]) == 0
         done, begun = capsys.readouterr().out.splitlines()[1:]
         assert "partition of seed 0" in begun
@@ -154,8 +154,8 @@ def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     folder = shutil.copytree(together, tmp_path / "runs/a")
     # As if seed 3 had stopped at round 6: the last line is that of seed 4 alone.
-    path = folder / "seed-3" / run.SUMMARY
-    log = run_folder.MetricsLog(path.parent / run.METRICS)
+    path = folder / "seed-3" / training.SUMMARY
+    log = run_folder.MetricsLog(path.parent / training.METRICS)
     stopped = json.loads(path.read_text()) | {"final": log.read()[1], "rounds": 6}
     stopped["final"]["acc"] = 0.25
     stopped["stopped_early"] = 6
@@ -168,7 +168,7 @@ def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, caps
     assert row.endswith("finished, 2 seeds")
     assert "8/8" in row
 
-    (folder / run.SUMMARY).unlink()
+    (folder / training.SUMMARY).unlink()
     path.unlink()
     assert main(["list", "runs"]) == 0
     assert "resumable, 2 seeds, 1 of them done" in capsys.readouterr().out
@@ -176,10 +176,10 @@ def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, caps
 
 def test_the_best_state_is_that_of_one_seed(together):
     with pytest.raises(ValueError, match="give one of its seed-S folders") as error:
-        run.load_best(together)
+        training.load_best(together)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="seed-3 has no best round"):
-        run.load_best(together / "seed-3")
+        training.load_best(together / "seed-3")
 
 
 def interrupted(folder, seed, round):
@@ -191,7 +191,7 @@ def interrupted(folder, seed, round):
             self.round = round if f"seed {seed} " in text else self.round
 
     observer = Stop(-1, lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(run.Interrupted) as stopped:
+    with pytest.raises(training.Interrupted) as stopped:
         seeds.train(config(), folder, observer=observer)
     return stopped.value
 
@@ -201,8 +201,8 @@ def test_interrupted_and_resumed(seed, round, together, tmp_path, capsys):
     folder = start(config(), tmp_path / "run")
     stopped = interrupted(folder, seed, round)
     assert str(stopped) == f"saved round {round} of seed {seed}"
-    assert not (folder / run.SUMMARY).exists()
-    finished = folder / "seed-3" / run.SUMMARY
+    assert not (folder / training.SUMMARY).exists()
+    finished = folder / "seed-3" / training.SUMMARY
     before = finished.stat().st_mtime_ns if finished.exists() else None
     assert main(["resume", str(folder), "--devices=1"]) == 0
     assert "over 2 seeds" in capsys.readouterr().out
@@ -226,15 +226,15 @@ def test_killed_and_resumed(calls, when, together, tmp_path, capsys):
 
 def test_what_stands_beside_the_seeds_follows_from_them(together, tmp_path, capsys):
     folder = shutil.copytree(together, tmp_path / "run")
-    (folder / run.METRICS).write_text("")
-    (folder / "seed-4" / run.METRICS).unlink()
+    (folder / training.METRICS).write_text("")
+    (folder / "seed-4" / training.METRICS).unlink()
     assert main(["resume", str(folder)]) == 0
     captured = capsys.readouterr()
     assert "finished: 8 rounds" in captured.out
     assert captured.err.count("\n") == 2
     assert_same_run(folder, together)
-    (folder / run.SUMMARY).unlink()
-    (folder / run.METRICS).unlink()
+    (folder / training.SUMMARY).unlink()
+    (folder / training.METRICS).unlink()
     assert main(["resume", str(folder), "--devices=1"]) == 0
     assert_same_run(folder, together)
 
@@ -245,10 +245,10 @@ def test_the_log_of_a_seed_that_has_finished_is_rebuilt(
     how, unfinished, together, tmp_path, capsys
 ):
     folder = shutil.copytree(together, tmp_path / "run")
-    (folder / run.SUMMARY).unlink()
+    (folder / training.SUMMARY).unlink()
     if unfinished:
-        (folder / "seed-4" / run.SUMMARY).unlink()
-    log = folder / "seed-3" / run.METRICS
+        (folder / "seed-4" / training.SUMMARY).unlink()
+    log = folder / "seed-3" / training.METRICS
     first, _, *rest = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(
         b"" if how == "emptied" else b"".join([first, b"not JSON\n", *rest])
@@ -265,21 +265,21 @@ def test_a_finished_run_that_lost_a_seeds_summary_is_refused(
     together, tmp_path, capsys
 ):
     folder = shutil.copytree(together, tmp_path / "run")
-    (folder / "seed-4" / run.SUMMARY).unlink()
+    (folder / "seed-4" / training.SUMMARY).unlink()
     assert main(["resume", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"seed-4/{run.SUMMARY}: there is no such file" in line
+    assert f"seed-4/{training.SUMMARY}: there is no such file" in line
     assert lines(folder) == lines(together)
-    (folder / run.SUMMARY).unlink()
+    (folder / training.SUMMARY).unlink()
     assert main(["resume", str(folder), "--devices=1"]) == 0
     assert_same_run(folder, together)
 
 
 def test_a_seeds_folder_of_another_configuration_is_refused(together, tmp_path, capsys):
     folder = shutil.copytree(together, tmp_path / "run")
-    (folder / run.SUMMARY).unlink()
-    (folder / "seed-4" / run.SUMMARY).unlink()
-    run.write_config(folder / "seed-4", config(seed=5, seeds=1))
+    (folder / training.SUMMARY).unlink()
+    (folder / "seed-4" / training.SUMMARY).unlink()
+    training.write_config(folder / "seed-4", config(seed=5, seeds=1))
     assert main(["resume", str(folder), "--devices=1"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert "seed-4: its config.json is not that of seed 4" in errors[-1]
@@ -301,7 +301,7 @@ def test_a_diverging_seed_ends_like_a_diverging_run(
     assert main(["resume", str(folder), "--devices=1"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("fedcmi: error: seed 3: round 1")
-    assert not (folder / run.SUMMARY).exists()
+    assert not (folder / training.SUMMARY).exists()
     assert_same_seed(folder / "seed-4", together / "seed-4", 4)
     assert [line["seeds"] for line in lines(folder)] == [[4]] * 3
     assert lines(folder)[0]["acc_std"] is None
@@ -324,7 +324,7 @@ def test_histories_name_a_seed_that_diverges(monkeypatch):
         federation = problems.poison(federation, client)
     poisoned = built._replace(federation=federation)
     monkeypatch.setattr(seeds, "build", lambda *_, **__: poisoned)
-    with pytest.raises(run.DivergedError, match="seed 4.*by round 2"):
+    with pytest.raises(training.DivergedError, match="seed 4.*by round 2"):
         seeds.histories(config(), [4], 3)
 
 
@@ -342,14 +342,14 @@ def test_histories_look_at_statistics_too(monkeypatch):
     algorithm = built.algorithm._replace(init=lame, run=still)
     lost = built._replace(algorithm=algorithm)
     monkeypatch.setattr(seeds, "build", lambda *_, **__: lost)
-    with pytest.raises(run.DivergedError, match="seed 4.*by round 2"):
+    with pytest.raises(training.DivergedError, match="seed 4.*by round 2"):
         seeds.histories(config(), [4], 3)
 
 
 def test_a_configuration_of_several_seeds_is_not_one_run(tmp_path):
     built = experiment(3)._replace(config=config())
     with pytest.raises(ValueError, match="seeds: 2 is not one run"):
-        run.train(built, tmp_path)
+        training.train(built, tmp_path)
 
 
 MAPPED = {"map_seeds": True, "seeds": 2}
@@ -380,7 +380,7 @@ def test_mapped_seeds_are_the_seeds_on_one_partition():
 def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
     built = mapped_experiment()
     whole = start(config(**MAPPED), tmp_path / "whole")
-    done = run.train(built, whole)
+    done = training.train(built, whole)
     assert built.algorithm.run._cache_size() == 1
     assert [line["round"] for line in lines(whole)] == [3, 6, 8]
     last = lines(whole)[-1]
@@ -399,9 +399,9 @@ def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
     assert own["final"]["per_class"] == last["per_seed"]["per_class"][1]
 
     cut = start(config(**MAPPED), tmp_path / "cut")
-    with pytest.raises(run.Interrupted):
-        run.train(built, cut, At(3, lambda: signal.raise_signal(2)))
-    monkeypatch.setattr("fedcmi_jax.cli.build", lambda *_: built)
+    with pytest.raises(training.Interrupted):
+        training.train(built, cut, At(3, lambda: signal.raise_signal(2)))
+    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda *_: built)
     assert main(["resume", str(cut), "--devices=1"]) == 0
     said = capsys.readouterr().out
     assert "over 2 seeds" in said
@@ -422,9 +422,9 @@ def test_a_mapped_seed_that_diverges_is_named(tmp_path):
 
     algorithm = built.algorithm._replace(init=lame)
     folder = start(config(**MAPPED), tmp_path / "run")
-    with pytest.raises(run.DivergedError, match="^seed 4, round 1"):
-        run.train(built._replace(algorithm=algorithm), folder)
-    assert checkpoint.rounds(folder / run.CHECKPOINTS) == []
+    with pytest.raises(training.DivergedError, match="^seed 4, round 1"):
+        training.train(built._replace(algorithm=algorithm), folder)
+    assert checkpoint.rounds(folder / training.CHECKPOINTS) == []
     (line,) = lines(folder)
     assert sorted(line["rejected"]) == ["4"]
 
@@ -452,7 +452,7 @@ def test_what_seeds_cannot_do_is_one_line(values, message):
 @pytest.mark.parametrize("flags", [["--seeds=0"], ["--seeds=many"], ["--map-seeds"]])
 def test_the_command_refuses_in_one_line(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedcmi_jax.cli.build", build)
+    monkeypatch.setattr("fedcmi_jax.cli.main.build", build)
     assert main(["train", "synthetic", *flags]) == 2
     error = capsys.readouterr().err
     assert flags[0].partition("=")[0].removeprefix("--").replace("-", "_") in (

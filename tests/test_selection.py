@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.coverage import distances, greedy
 from fedcmi_jax.federation import ClientData
+from fedcmi_jax.methods._facility_location import distances, greedy
 from fedcmi_jax.methods.base import Finished
 from tests.problems import (
     SIZES,

@@ -11,8 +11,8 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax import server_optimizers
 from fedcmi_jax.aggregate import UpdateSums, apply_server_update
-from fedcmi_jax.config import Config, ServerConfig, check_config
-from fedcmi_jax.experiment import _server_optimizer
+from fedcmi_jax.experiment.config import Config, ServerConfig, check_config
+from fedcmi_jax.experiment.experiment import _server_optimizer
 from tests.problems import AVAILABLE, algorithm, assert_equal, federation
 
 RATE = 0.1

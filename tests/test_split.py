@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcmi_jax.partition import Partition
-from fedcmi_jax.split import largest_remainder, take_clients, take_share
+from fedcmi_jax.partition.holdout import largest_remainder, take_clients, take_share
 
 
 def rng(seed=0):

@@ -12,7 +12,7 @@ import re
 import numpy as np
 import pytest
 
-from fedcmi_jax.data import _layout, _text
+from fedcmi_jax.data import raw
 from fedcmi_jax.data.catalog import CATALOG
 
 # The package's names are those of the loaders; their modules have the lists.
@@ -45,9 +45,9 @@ def test_cremad():
     # In the order NEU, HAP, SAD, FEA, DIS, ANG.
     assert class_counts(train) == [973, 1148, 1131, 1138, 1142, 1166]
     assert class_counts(test) == [114, 123, 140, 133, 129, 105]
-    kept, notes = _layout.without_test_samples(train, test, lambda c: c.id, "clips")
+    kept, notes = raw.layout.without_test_samples(train, test, lambda c: c.id, "clips")
     assert (len(kept), notes) == (6698, ())
-    clients = _layout.client_ids([c.actor for c in train], [c.actor for c in test])
+    clients = raw.layout.client_ids([c.actor for c in train], [c.actor for c in test])
     assert set(clients[0]) == set(clients[1]) == set(range(91))
 
 
@@ -62,7 +62,9 @@ def test_ave():
     validation = ave.read_split(folder / "valSet.txt", names)
     assert (len(train), len(validation), len(test)) == (3338, 402, 402)
     assert ave.without_empty_events(train) == (train, ())
-    kept, (note,) = _layout.without_test_samples(train, test, lambda e: e.id, "videos")
+    kept, (note,) = raw.layout.without_test_samples(
+        train, test, lambda e: e.id, "videos"
+    )
     assert (len(kept), len(test)) == (CATALOG["ave"].train, CATALOG["ave"].test)
     assert note.startswith("9 training rows of 8 videos dropped, also in the test")
     assert note.count(",") == 8
@@ -90,20 +92,22 @@ def test_crisismmd():
     assert (len(train), len(test)) == (entry.train, entry.test)
     assert class_counts(train) == [5267, 8341]
     assert class_counts(test) == [864, 1373]
-    clients = _layout.client_ids([t.event for t in train], [t.event for t in test])
+    clients = raw.layout.client_ids([t.event for t in train], [t.event for t in test])
     assert set(clients[0]) == set(clients[1]) == set(range(7))
-    _, notes = _layout.without_test_samples(train, test, lambda t: t.tweet_id, "tweets")
+    _, notes = raw.layout.without_test_samples(
+        train, test, lambda t: t.tweet_id, "tweets"
+    )
     assert notes == ()
 
 
 def test_real_tweets_are_cleaned():
     by_id = {t.tweet_id: t.text for t in tweets("train") + tweets("test")}
-    cleaned = _text.clean(by_id["917791291823591425"])
+    cleaned = raw.text.clean(by_id["917791291823591425"])
     assert cleaned == (
         "@Cal_OES: PLS SHARE: We\u2019re capturing wildfire response, recovery info "
         "here:"
     )
-    assert "hunting \u26a1\ufe0f MontBlancMarathon 80k" in _text.clean(
+    assert "hunting \u26a1\ufe0f MontBlancMarathon 80k" in raw.text.clean(
         by_id["878185882431389696"]
     )
 
@@ -117,7 +121,7 @@ def test_no_real_tweet_keeps_mojibake():
     }
     texts = {t.text for split in ("train", "dev", "test") for t in tweets(split)}
     assert len(texts) == 16_058
-    cleaned = [_text.clean(text) for text in texts]
+    cleaned = [raw.text.clean(text) for text in texts]
     for sign in signs.values():
         assert sum(bool(re.search(sign, text)) for text in texts) > 250
         assert not any(re.search(sign, text) for text in cleaned)
@@ -128,12 +132,12 @@ def test_no_real_tweet_keeps_mojibake():
     letters = re.compile("[\u0400-\u04ff\u0600-\u06ff]")
     for text in texts:
         before = collections.Counter(letters.findall(text))
-        after = collections.Counter(letters.findall(_text.repair_mojibake(text)))
+        after = collections.Counter(letters.findall(raw.text.repair_mojibake(text)))
         assert before <= after
 
 
 def test_the_default_length_holds_every_real_tweet():
-    lengths = [len(_text.tokenize(_text.clean(t.text))) for t in tweets("train")]
+    lengths = [len(raw.text.tokenize(raw.text.clean(t.text))) for t in tweets("train")]
     assert max(lengths) <= 48
     assert 10 < np.median(lengths) < 20
 
@@ -147,5 +151,5 @@ def test_modelnet40():
     assert (len(train), len(test)) == (entry.train, entry.test)
     assert len(class_counts(train)) == len(class_counts(test)) == entry.classes == 40
     assert train[0].stem == "airplane/train/airplane_0001.obj.shaded_v"
-    _, notes = _layout.without_test_samples(train, test, lambda m: m.stem, "models")
+    _, notes = raw.layout.without_test_samples(train, test, lambda m: m.stem, "models")
     assert notes == ()

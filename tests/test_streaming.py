@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import config as configs
-from fedcmi_jax import evaluation, methods, run, streaming
-from fedcmi_jax.cli import main
+from fedcmi_jax import methods, streaming
+from fedcmi_jax.cli.main import main
 from fedcmi_jax.clients import client_mesh, replicate
-from fedcmi_jax.experiment import build
-from fedcmi_jax.run_folder import read_json
+from fedcmi_jax.evaluation import metrics as evaluation
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment import training
+from fedcmi_jax.experiment.experiment import build
+from fedcmi_jax.experiment.run_folder import read_json
 from tests import problems
 from tests.problems import MODALITIES
 from tests.test_config import TINY
@@ -42,7 +44,7 @@ def experiment(stream, method="fedavg", chunk_size=1, devices=None):
 
 
 def trained(built, folder):
-    run.train(built, start(built, folder))
+    training.train(built, start(built, folder))
     return folder
 
 
@@ -59,8 +61,8 @@ def test_streamed_runs_equal_resident_ones(method, chunk_size, tmp_path):
 
 def test_several_devices(tmp_path):
     resident, streamed = (experiment(s, devices=2) for s in (False, True))
-    reference = run.train(resident, start(resident, tmp_path / "resident"))
-    summary = run.train(streamed, start(streamed, tmp_path / "streamed"))
+    reference = training.train(resident, start(resident, tmp_path / "resident"))
+    summary = training.train(streamed, start(streamed, tmp_path / "streamed"))
     problems.assert_equal(summary.state, reference.state)
     federation = streamed.federation_at(0)
     assert all(x.sharding.is_fully_replicated for x in federation.inputs.values())
@@ -71,14 +73,16 @@ def test_interrupted_resumed_and_reported(tmp_path):
     resident, streamed = experiment(False), experiment(True)
     reference = trained(resident, tmp_path / "resident")
     folder = start(streamed, tmp_path / "streamed")
-    with pytest.raises(run.Interrupted):
-        run.train(streamed, folder, At(3, lambda: signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(training.Interrupted):
+        training.train(
+            streamed, folder, At(3, lambda: signal.raise_signal(signal.SIGINT))
+        )
     assert newest(folder, streamed).round == 3
     again, observer = build(streamed.config), At()  # as a new process would
-    run.train(again, folder, observer)
+    training.train(again, folder, observer)
     assert_same_run(folder, reference, again)
     assert observer.notes[-1].startswith("streamed 4 cohorts of 0.0 MB in ")
-    report = read_json(folder / run.SUMMARY)["stream"]
+    report = read_json(folder / training.SUMMARY)["stream"]
     assert report["rounds"] == 4
     assert report["cohort_bytes"] == again.stream.cohort_bytes
 
@@ -180,7 +184,7 @@ def test_the_chunk_size_can_be_tuned(tmp_path):
     values = configs.to_dict(experiment(True).config)
     built = build(configs.from_dict(values | {"chunk_size": "auto"}))
     observer = At()
-    run.train(built, start(built, tmp_path / "run"), observer)
+    training.train(built, start(built, tmp_path / "run"), observer)
     assert any("chunk size" in note for note in observer.notes)
 
 

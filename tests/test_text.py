@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.data import _text
+from fedcmi_jax.data import raw
 
 SOUND = [
     "caf\u00e9 \u2014 na\u00efve \u201cquotes\u201d \u2026",
@@ -34,25 +34,25 @@ def test_mojibake_is_repaired(text, encoding):
     latin = text.translate({c: None for c in range(0x400, 0x700)})
     wrong = "".join(misread(byte) for byte in latin.encode())
     if latin.strip():
-        assert _text.repair_mojibake(wrong) == latin
+        assert raw.text.repair_mojibake(wrong) == latin
 
 
 def test_arabic_and_cyrillic_read_as_windows_1252_are_repaired():
     wrong = "".join(
         bytes([b]).decode("cp1252", "ignore") or chr(b) for b in SOUND[1].encode()
     )
-    assert _text.repair_mojibake(wrong) == SOUND[1]
+    assert raw.text.repair_mojibake(wrong) == SOUND[1]
 
 
 @pytest.mark.parametrize("text", [*SOUND, "", "plain", "x\u00a0y"])
 def test_sound_text_stays(text):
-    assert _text.repair_mojibake(text) == text
+    assert raw.text.repair_mojibake(text) == text
 
 
 def test_twice_mangled_text_is_repaired():
     once = "It\u2019s".encode().decode("cp1252")
     twice = once.encode().decode("cp1252")
-    assert _text.repair_mojibake(twice) == "It\u2019s"
+    assert raw.text.repair_mojibake(twice) == "It\u2019s"
 
 
 @pytest.mark.parametrize(
@@ -68,22 +68,22 @@ def test_twice_mangled_text_is_repaired():
     ],
 )
 def test_clean(text, expected):
-    assert _text.clean(text) == expected
+    assert raw.text.clean(text) == expected
 
 
 def test_tokens_are_words_and_symbols():
-    assert _text.tokenize("We\u2019re OK: 5km, \U0001f64f!!") == [
+    assert raw.text.tokenize("We\u2019re OK: 5km, \U0001f64f!!") == [
         "we\u2019re", "ok", ":", "5km", ",", "\U0001f64f", "!", "!",
     ]  # fmt: skip
 
 
 def test_ids_are_the_same_in_another_process():
     words = ["fire", "\u00e9", "\U0001f64f", "x" * 500]
-    ours = [_text.token_id(word) for word in words]
-    assert all(0 < i < 1 << _text.HASH_BITS for i in ours)
+    ours = [raw.text.token_id(word) for word in words]
+    assert all(0 < i < 1 << raw.text.HASH_BITS for i in ours)
     assert len(set(ours)) == len(words)
     program = (
-        "from fedcmi_jax.data._text import token_id\n"
+        "from fedcmi_jax.data.raw.text import token_id\n"
         f"print([token_id(word) for word in {words!a}])"
     )
     shown = subprocess.run(
@@ -189,7 +189,7 @@ def test_a_federation_learns_from_text():
     def split(n):
         labels = rng.integers(0, 2, n).astype(np.int32)
         words = [[f"class{c}", f"noise{rng.integers(50)}"] for c in labels]
-        ids = _text.token_ids(words, 4)
+        ids = raw.text.token_ids(words, 4)
         noise = rng.standard_normal((n, 3), np.float32)
         return fc.data.Split({"text": ids, "noise": noise}, labels)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedcmi_jax import data
-from fedcmi_jax.cli import main
+from fedcmi_jax.cli.main import main
 from fedcmi_jax.data.tfds import fsdd, mnist, prepare, read_arrays
 from fedcmi_jax.data.tfds.hapt import Hapt
 from fedcmi_jax.data.tfds.prepare import data_root
@@ -30,8 +30,8 @@ from tests.raw_files import (
 )
 
 PREPARE_HAPT = (
-    "import sys; from fedcmi_jax.cli import main; sys.exit(main(['data', 'prepare', "
-    "'hapt', '--manual-dir=raw', '--data-dir=root']))"
+    "import sys; from fedcmi_jax.cli.main import main; "
+    "sys.exit(main(['data', 'prepare', 'hapt', '--manual-dir=raw', '--data-dir=root']))"
 )
 KILLED_HALF_WAY = (
     "import os; from fedcmi_jax.data.tfds.hapt import Hapt\n"

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcmi_jax.data import _audio, _images, _layout, _video
-from fedcmi_jax.data._cache import prepared
-from fedcmi_jax.data._decoding import Item, Say, silent
+from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.raw.cache import prepared
+from fedcmi_jax.data.raw.decoding import Item, Say, silent
 
 SECONDS = 10.0
 """Length of the sound after tiling (methods 0.2)."""
@@ -82,22 +82,24 @@ def ave(
     Raises:
       ValueError: Something is missing, damaged or contradictory; names file and row.
     """
-    _layout.check_at_least_one(frames=frames, image_size=image_size)
-    folder = _layout.root_folder(root, "AVE/, trainSet.txt and testSet.txt")
+    raw.layout.check_at_least_one(frames=frames, image_size=image_size)
+    folder = raw.layout.root_folder(root, "AVE/, trainSet.txt and testSet.txt")
     lists = folder if splits is None else pathlib.Path(splits)
     test = read_split(lists / "testSet.txt")
     class_names = tuple(dict.fromkeys(event.class_name for event in test))
     train = read_split(lists / "trainSet.txt", class_names)
     train, empty_train = without_empty_events(train)
     test, empty_test = without_empty_events(test)
-    train, shared = _layout.without_test_samples(train, test, lambda e: e.id, "videos")
+    train, shared = raw.layout.without_test_samples(
+        train, test, lambda e: e.id, "videos"
+    )
 
     labels = [
         np.array([class_names.index(e.class_name) for e in events], np.int32)
         for events in (train, test)
     ]
-    _layout.check_classes(labels[0], class_names, lists / "trainSet.txt")
-    _layout.check_classes(labels[1], class_names, lists / "testSet.txt")
+    raw.layout.check_classes(labels[0], class_names, lists / "trainSet.txt")
+    raw.layout.check_classes(labels[1], class_names, lists / "testSet.txt")
     inputs = prepared(
         "ave",
         {
@@ -106,7 +108,7 @@ def ave(
         },
         functools.partial(_decode, frames=frames, image_size=image_size),
         {
-            "audio": _audio.spectrogram_shape(SECONDS),
+            "audio": raw.audio.spectrogram_shape(SECONDS),
             "visual": (frames, image_size, image_size, 3),
         },
         root=folder,
@@ -141,7 +143,7 @@ def read_split(
         impossible times; names file and row.
     """
     events = []
-    for where, (name, video, _, *times) in _layout.listed(path, "&", 5):
+    for where, (name, video, _, *times) in raw.layout.listed(path, "&", 5):
         if class_names is not None and name not in class_names:
             raise ValueError(
                 f"{where}: unknown class {name!r}, testSet.txt has none of it; correct "
@@ -193,12 +195,12 @@ def _item(folder: pathlib.Path, event: Event) -> Item:
 
 def _decode(item: Item, *, frames: int, image_size: int) -> dict[str, np.ndarray]:
     (path,), (start, end) = item.sources, item.values
-    images = _video.video_frames(
+    images = raw.video.video_frames(
         path, frames, fewest=FEWEST_FRAMES, start=start, end=end
     )
-    images = [_images.resized(image, image_size) for image in images]
-    sound = _video.video_audio(path, start=start, end=end)
+    images = [raw.images.resized(image, image_size) for image in images]
+    sound = raw.video.video_audio(path, start=start, end=end)
     return {
-        "audio": _audio.log_spectrogram(sound, SECONDS),
-        "visual": _images.scaled(images, _images.IMAGENET),
+        "audio": raw.audio.log_spectrogram(sound, SECONDS),
+        "visual": raw.images.scaled(images, raw.images.IMAGENET),
     }

@@ -7,8 +7,8 @@ here on the real 8x8 digits that scikit-learn carries, so nothing is downloaded.
 
 import numpy as np
 
-from fedcmi_jax.data._digits import CLASS_NAMES, digit_splits, view_rng
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.raw.digits import CLASS_NAMES, digit_splits, view_rng
 
 CLASS_COLORS = np.array(
     [

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcmi_jax.data import _audio, _images, _layout, _video
-from fedcmi_jax.data._cache import prepared
-from fedcmi_jax.data._decoding import Item, Say, silent
+from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.raw.cache import prepared
+from fedcmi_jax.data.raw.decoding import Item, Say, silent
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 """Neutral, happy, sad, fear, disgust, anger; the order of the labels."""
@@ -82,17 +82,17 @@ def cremad(
     Raises:
       ValueError: Something is missing, damaged or contradictory; names file and row.
     """
-    _layout.check_at_least_one(frames=frames, image_size=image_size)
-    folder = _layout.root_folder(
+    raw.layout.check_at_least_one(frames=frames, image_size=image_size)
+    folder = raw.layout.root_folder(
         root, f"{_AUDIO}/, {_VIDEO}/ or {_FRAMES}/, train.csv and test.csv"
     )
     lists = folder if splits is None else pathlib.Path(splits)
     train, test = read_split(lists / "train.csv"), read_split(lists / "test.csv")
-    train, notes = _layout.without_test_samples(train, test, lambda c: c.id, "clips")
-    clients = _layout.client_ids([c.actor for c in train], [c.actor for c in test])
+    train, notes = raw.layout.without_test_samples(train, test, lambda c: c.id, "clips")
+    clients = raw.layout.client_ids([c.actor for c in train], [c.actor for c in test])
     labels = [np.array([c.label for c in clips], np.int32) for clips in (train, test)]
-    _layout.check_classes(labels[0], CLASSES, lists / "train.csv")
-    _layout.check_classes(labels[1], CLASSES, lists / "test.csv")
+    raw.layout.check_classes(labels[0], CLASSES, lists / "train.csv")
+    raw.layout.check_classes(labels[1], CLASSES, lists / "test.csv")
     inputs = prepared(
         "cremad",
         {
@@ -101,7 +101,7 @@ def cremad(
         },
         functools.partial(_decode, frames=frames, image_size=image_size),
         {
-            "audio": _audio.spectrogram_shape(SECONDS),
+            "audio": raw.audio.spectrogram_shape(SECONDS),
             "visual": (frames, image_size, image_size, 3),
         },
         root=folder,
@@ -133,7 +133,7 @@ def read_split(path: pathlib.Path) -> list[Clip]:
         one that its file name contradicts; names file and row.
     """
     clips = []
-    for where, (clip, emotion) in _layout.listed(path, ",", 2):
+    for where, (clip, emotion) in raw.layout.listed(path, ",", 2):
         match = _ID.fullmatch(clip)
         if match is None:
             raise ValueError(
@@ -168,12 +168,12 @@ def _item(folder: pathlib.Path, clip: Clip) -> Item:
 def _decode(item: Item, *, frames: int, image_size: int) -> dict[str, np.ndarray]:
     sound, *pictures = item.sources
     if pictures[0].suffix == ".jpg":
-        chosen = _images.evenly(len(pictures), frames)
-        images = [_images.read_image(pictures[i]) for i in chosen]
+        chosen = raw.images.evenly(len(pictures), frames)
+        images = [raw.images.read_image(pictures[i]) for i in chosen]
     else:
-        images = _video.video_frames(pictures[0], frames, fewest=FEWEST_FRAMES)
-    images = [_images.resized(image, image_size) for image in images]
+        images = raw.video.video_frames(pictures[0], frames, fewest=FEWEST_FRAMES)
+    images = [raw.images.resized(image, image_size) for image in images]
     return {
-        "audio": _audio.log_spectrogram(_audio.read_wav(sound), SECONDS),
-        "visual": _images.scaled(images, _images.IMAGENET),
+        "audio": raw.audio.log_spectrogram(raw.audio.read_wav(sound), SECONDS),
+        "visual": raw.images.scaled(images, raw.images.IMAGENET),
     }

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcmi_jax.data import _images, _layout, _text
-from fedcmi_jax.data._cache import prepared
-from fedcmi_jax.data._decoding import Item, Say, silent
+from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.raw.cache import prepared
+from fedcmi_jax.data.raw.decoding import Item, Say, silent
 
 CLASSES = ("not_informative", "informative")
 """The order of the labels."""
@@ -98,8 +98,8 @@ def crisismmd(
     Raises:
       ValueError: Something is missing, damaged or contradictory; names file and row.
     """
-    _layout.check_at_least_one(tokens=tokens, image_size=image_size)
-    folder = _layout.root_folder(root, f"data_image/ and {_LISTS}/")
+    raw.layout.check_at_least_one(tokens=tokens, image_size=image_size)
+    folder = raw.layout.root_folder(root, f"data_image/ and {_LISTS}/")
     lists = folder / _LISTS if splits is None else pathlib.Path(splits)
     paths = [lists / f"task_informative_text_img_{s}.tsv" for s in ("train", "test")]
     train, test = (read_split(path) for path in paths)
@@ -107,11 +107,11 @@ def crisismmd(
         texts, notes = _token_ids((train, test), tokens)
     else:
         texts, notes = _features(text_features, (len(train), len(test))), ()
-    events = _layout.client_ids([t.event for t in train], [t.event for t in test])
+    events = raw.layout.client_ids([t.event for t in train], [t.event for t in test])
 
     labels = [np.array([t.label for t in tweets], np.int32) for tweets in (train, test)]
-    _layout.check_classes(labels[0], CLASSES, paths[0])
-    _layout.check_classes(labels[1], CLASSES, paths[1])
+    raw.layout.check_classes(labels[0], CLASSES, paths[0])
+    raw.layout.check_classes(labels[1], CLASSES, paths[1])
     inputs = prepared(
         "crisismmd",
         {
@@ -149,7 +149,7 @@ def read_split(path: pathlib.Path) -> list[Tweet]:
         number of columns, an unknown label or an image outside the data set's folder;
         names file and row.
     """
-    rows = _layout.listed(path, "\t", len(COLUMNS))
+    rows = raw.layout.listed(path, "\t", len(COLUMNS))
     where, header = next(rows)
     if tuple(header) != COLUMNS:
         raise ValueError(
@@ -176,11 +176,14 @@ def _token_ids(
     splits: Sequence[list[Tweet]], length: int
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     tokenized = [
-        [_text.tokenize(_text.clean(tweet.text)) for tweet in split] for split in splits
+        [raw.text.tokenize(raw.text.clean(tweet.text)) for tweet in split]
+        for split in splits
     ]
     cut = sum(len(tokens) > length for split in tokenized for tokens in split)
     note = f"{cut} tweets cut to their first {length} tokens"
-    return [_text.token_ids(split, length) for split in tokenized], (note,) * bool(cut)
+    return [raw.text.token_ids(split, length) for split in tokenized], (note,) * bool(
+        cut
+    )
 
 
 def _features(path: str, sizes: tuple[int, int]) -> list[np.ndarray]:
@@ -212,7 +215,7 @@ def _item(folder: pathlib.Path, tweet: Tweet) -> Item:
 
 
 def _decode(item: Item, *, image_size: int) -> dict[str, np.ndarray]:
-    image = _images.padded_to_square(_images.read_image(item.sources[0]))
-    image = _images.resized(image, image_size + CROP_MARGIN)
-    image = _images.center_crop(image, image_size)
-    return {"image": _images.scaled([image], _images.HALVES)[0]}
+    image = raw.images.padded_to_square(raw.images.read_image(item.sources[0]))
+    image = raw.images.resized(image, image_size + CROP_MARGIN)
+    image = raw.images.center_crop(image, image_size)
+    return {"image": raw.images.scaled([image], raw.images.HALVES)[0]}

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcmi_jax.data import _images, _layout
-from fedcmi_jax.data._cache import prepared
-from fedcmi_jax.data._decoding import Item, Say, silent
+from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.raw.cache import prepared
+from fedcmi_jax.data.raw.decoding import Item, Say, silent
 
 CLASSES = tuple(
     """
@@ -81,22 +81,24 @@ def modelnet40(
     Raises:
       ValueError: Something is missing, damaged or contradictory; names file and row.
     """
-    _layout.check_at_least_one(image_size=image_size)
+    raw.layout.check_at_least_one(image_size=image_size)
     if not views or len(set(views)) != len(views) or min(views) < 1:
         raise ValueError(f"views={views}: must be different numbers from 1 up")
-    folder = _layout.root_folder(root, "one folder per class, airplane/ to xbox/")
+    folder = raw.layout.root_folder(root, "one folder per class, airplane/ to xbox/")
     if splits is None:
         train, test = find_split(folder, "train"), find_split(folder, "test")
     else:
         train, test = (
             read_split(pathlib.Path(splits) / f"{s}.txt") for s in ("train", "test")
         )
-    train, notes = _layout.without_test_samples(train, test, lambda m: m.stem, "models")
+    train, notes = raw.layout.without_test_samples(
+        train, test, lambda m: m.stem, "models"
+    )
 
     labels = [np.array([m.label for m in models], np.int32) for models in (train, test)]
     for values, name in zip(labels, ("train", "test"), strict=True):
         where = folder if splits is None else pathlib.Path(splits) / f"{name}.txt"
-        _layout.check_classes(values, CLASSES, where)
+        raw.layout.check_classes(values, CLASSES, where)
     inputs = prepared(
         "modelnet40",
         {
@@ -134,7 +136,7 @@ def read_split(path: pathlib.Path) -> list[Model]:
         label that is not its class's; names file and row.
     """
     models = []
-    for where, (image, label) in _layout.listed(path, "\t", 2):
+    for where, (image, label) in raw.layout.listed(path, "\t", 2):
         parts = pathlib.PurePosixPath(image).parts[-3:]
         match = _FIRST_VIEW.fullmatch("/".join(parts))
         if match is None or len(parts) != 3 or ".." in parts:
@@ -188,7 +190,8 @@ def _decode(
     item: Item, *, views: tuple[int, ...], image_size: int
 ) -> dict[str, np.ndarray]:
     images = [
-        _images.resized(_images.read_image(path), image_size) for path in item.sources
+        raw.images.resized(raw.images.read_image(path), image_size)
+        for path in item.sources
     ]
-    values = _images.scaled(images, _images.IMAGENET)
+    values = raw.images.scaled(images, raw.images.IMAGENET)
     return {f"view{v}": values[i] for i, v in enumerate(views)}

@@ -6,8 +6,8 @@ Learning", ICML 2015, on the real 8x8 digits that scikit-learn carries: no downl
 
 import numpy as np
 
-from fedcmi_jax.data._digits import CLASS_NAMES, digit_splits, view_rng
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.raw.digits import CLASS_NAMES, digit_splits, view_rng
 
 
 def noisy_digits(

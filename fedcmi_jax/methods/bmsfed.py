@@ -5,19 +5,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.coverage import distances, greedy
 from fedcmi_jax.federation import ClientData
-from fedcmi_jax.methods.base import (
-    Client,
-    Cohort,
-    Finished,
-    Method,
-    Server,
-    check_choice,
-    check_not_negative,
-    complete_samples,
-)
-from fedcmi_jax.prototypes import (
+from fedcmi_jax.methods._facility_location import distances, greedy
+from fedcmi_jax.methods._prototypes import (
     ClassSums,
     Prototypes,
     class_means,
@@ -29,6 +19,16 @@ from fedcmi_jax.prototypes import (
     pull,
     score_ratio,
     true_class_scores,
+)
+from fedcmi_jax.methods.base import (
+    Client,
+    Cohort,
+    Finished,
+    Method,
+    Server,
+    check_choice,
+    check_not_negative,
+    complete_samples,
 )
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.infiltration import (
+from fedcmi_jax.methods._infiltration import (
     RatioMean,
     argmax_last,
     at_labels,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._prototypes import true_class_scores
 from fedcmi_jax.methods.base import (
     Client,
     Method,
@@ -12,7 +13,6 @@ from fedcmi_jax.methods.base import (
     complete_samples,
     in_window,
 )
-from fedcmi_jax.prototypes import true_class_scores
 from fedcmi_jax.types import Array, Model, Params, PyTree
 
 NOISE_FLOOR = 1e-8

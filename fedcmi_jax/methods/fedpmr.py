@@ -3,16 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods.base import (
-    Client,
-    Method,
-    check_choice,
-    check_not_negative,
-    check_window,
-    complete_samples,
-    in_window,
-)
-from fedcmi_jax.prototypes import (
+from fedcmi_jax.methods._prototypes import (
     Coefficient,
     Prototypes,
     class_means,
@@ -23,6 +14,15 @@ from fedcmi_jax.prototypes import (
     score_ratio,
     strongest,
     true_class_scores,
+)
+from fedcmi_jax.methods.base import (
+    Client,
+    Method,
+    check_choice,
+    check_not_negative,
+    check_window,
+    complete_samples,
+    in_window,
 )
 from fedcmi_jax.types import Array, Batch, Outputs, Params, Sums
 

@@ -5,6 +5,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._prototypes import (
+    ClassSums,
+    Prototypes,
+    class_means,
+    class_sums,
+    distance_logits,
+    no_prototypes,
+    prototype_loss,
+)
 from fedcmi_jax.methods.base import (
     Client,
     Cohort,
@@ -14,15 +23,6 @@ from fedcmi_jax.methods.base import (
     check_not_negative,
     check_window,
     in_window,
-)
-from fedcmi_jax.prototypes import (
-    ClassSums,
-    Prototypes,
-    class_means,
-    class_sums,
-    distance_logits,
-    no_prototypes,
-    prototype_loss,
 )
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._momentum import momentum_gain
 from fedcmi_jax.methods.base import (
     Client,
     Cohort,
@@ -14,7 +15,6 @@ from fedcmi_jax.methods.base import (
     check_choice,
     check_not_negative,
 )
-from fedcmi_jax.momentum import momentum_gain
 from fedcmi_jax.types import Array, Model, Params, PyTree
 
 Weights = Literal["data", "uniform"]

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax import checkpoint
+from fedcmi_jax.experiment import checkpoint
 from fedcmi_jax.methods.base import is_set
 from tests.problems import (
     AVAILABLE,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.infiltration import class_probabilities
+from fedcmi_jax.methods._infiltration import class_probabilities
 from tests.parity import reference as ref
 
 FILES = ref.files()

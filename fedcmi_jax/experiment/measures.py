@@ -6,21 +6,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedcmi_jax.client_tests import (
+from fedcmi_jax.evaluation.client_tests import (
     ClientHits,
     Personal,
     build_client_program,
     build_client_tester,
     summarise_clients,
 )
-from fedcmi_jax.dealing import Dealt
-from fedcmi_jax.evaluation import (
+from fedcmi_jax.evaluation.metrics import (
     Evaluation,
     Programs,
     build_evaluator,
     build_programs,
     summarise,
 )
+from fedcmi_jax.experiment.split import Dealt
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model, Params, PyTree
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from fedcmi_jax import data, partition
 from fedcmi_jax.cohort import STREAMS
-from fedcmi_jax.config import Config, create
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.experiment.config import Config, create
 from fedcmi_jax.federation import check_present
 from fedcmi_jax.partition import Partition
-from fedcmi_jax.split import Held, take_clients, take_share
+from fedcmi_jax.partition.holdout import Held, take_clients, take_share
 
 PARTITION_STREAM = STREAMS.index("partition")
 """Index of the NumPy stream that deals samples and modalities; one per seed, so that
@@ -33,7 +33,7 @@ def load_dataset(chosen: Any, say: Callable[[str], None]) -> Dataset:
       ValueError: An option is refused, or the data are missing or not sound.
 
     Example:
-      >>> from fedcmi_jax.config import section
+      >>> from fedcmi_jax.experiment.config import section
       >>> load_dataset(section("dataset", "synthetic")(), print).num_classes
       10
     """

@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 
-from fedcmi_jax import checkpoint
 from fedcmi_jax.aggregate import all_finite
-from fedcmi_jax.config import Config
-from fedcmi_jax.evaluation import read_sums
-from fedcmi_jax.experiment import Experiment, measure
-from fedcmi_jax.resume import is_due
-from fedcmi_jax.run_folder import CHECKPOINTS, MetricsLog
-from fedcmi_jax.seed_axis import one_seed, pool
+from fedcmi_jax.evaluation.metrics import read_sums
+from fedcmi_jax.experiment import checkpoint
+from fedcmi_jax.experiment.config import Config
+from fedcmi_jax.experiment.experiment import Experiment, measure
+from fedcmi_jax.experiment.resume import is_due
+from fedcmi_jax.experiment.run_folder import CHECKPOINTS, MetricsLog
+from fedcmi_jax.experiment.seed_axis import one_seed, pool
 from fedcmi_jax.types import FederationState, RoundInfo
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.data.base import Split
-from fedcmi_jax.evaluation import spread
-from fedcmi_jax.split import Held
+from fedcmi_jax.evaluation.metrics import spread
+from fedcmi_jax.evaluation.views import batches_of
+from fedcmi_jax.partition.holdout import Held
 from fedcmi_jax.types import Array, Batch, Model, Params, PyTree
-from fedcmi_jax.views import batches_of
 
 Personal = Callable[[Params, PyTree], Params]
 """``Method.start`` of a method with personal models."""

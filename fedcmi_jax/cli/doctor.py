@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import jax
 
-from fedcmi_jax import backend, run
+from fedcmi_jax import backend
 from fedcmi_jax.data.tfds.prepare import data_root
+from fedcmi_jax.experiment import training
 
 USAGE = """\
 usage: fedcmi doctor
@@ -80,7 +81,9 @@ def diagnose(check: Callable[[], float]) -> Diagnosis:
       >>> diagnose(backend.check).healthy
       True
     """
-    versions = run.versions() | {"tensorflow-datasets": _version("tensorflow-datasets")}
+    versions = training.versions() | {
+        "tensorflow-datasets": _version("tensorflow-datasets")
+    }
     names = [f"{name} {number}" for name, number in versions.items()]
     half = len(names) // 2
     rows = [("versions", ", ".join(names[:half])), ("", ", ".join(names[half:]))]

@@ -1,7 +1,7 @@
 """The plain files of a run folder: JSON, the metrics log, the lock, the name.
 
 A run is a folder with ``config.json``, ``metrics.jsonl`` (one line per evaluated
-round), ``checkpoints/`` and ``best/`` (see `fedcmi_jax.checkpoint`) and
+round), ``checkpoints/`` and ``best/`` (see ``checkpoint``) and
 ``summary.json``. A process may be killed between any two instructions here: a JSON file
 is then either the old or the new one, and only the last line of the metrics log can be
 unfinished.

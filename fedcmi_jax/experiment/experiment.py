@@ -10,11 +10,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import hosts, models, server_optimizers
+from fedcmi_jax import models, server_optimizers
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
-from fedcmi_jax.augment import crop_and_flip
 from fedcmi_jax.clients import replicate
-from fedcmi_jax.config import (
+from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.evaluation.metrics import Evaluation
+from fedcmi_jax.experiment import hosts
+from fedcmi_jax.experiment.config import (
     Config,
     LocalConfig,
     ServerConfig,
@@ -25,15 +27,14 @@ from fedcmi_jax.config import (
     section,
     shares_partition,
 )
-from fedcmi_jax.data.base import Dataset
-from fedcmi_jax.dealing import deal, load_dataset
-from fedcmi_jax.evaluation import Evaluation
+from fedcmi_jax.experiment.measures import Measures, build_measures
+from fedcmi_jax.experiment.seed_axis import over_seeds, seed_keys
+from fedcmi_jax.experiment.split import deal, load_dataset
 from fedcmi_jax.federation import Federation, build_federation, coarse_capacity
 from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
-from fedcmi_jax.measures import Measures, build_measures
+from fedcmi_jax.methods._momentum import momentum_gain
 from fedcmi_jax.methods.base import FEDAVG, Method, is_set
-from fedcmi_jax.momentum import momentum_gain
-from fedcmi_jax.seed_axis import over_seeds, seed_keys
+from fedcmi_jax.models.augment import crop_and_flip
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
 

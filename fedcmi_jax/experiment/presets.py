@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from fedcmi_jax.config import Config, from_dict, lookup
+from fedcmi_jax.experiment.config import Config, from_dict, lookup
 
 DEFAULT = "noisy-digits"
 

@@ -21,7 +21,7 @@ from typing import IO
 
 import numpy as np
 
-from fedcmi_jax.data._decoding import Decode, Item, Say, decoded
+from fedcmi_jax.data.raw.decoding import Decode, Item, Say, decoded
 from fedcmi_jax.data.tfds.prepare import data_root
 
 VERSION = 1

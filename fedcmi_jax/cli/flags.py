@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import tyro
 
-from fedcmi_jax import config as configs
-from fedcmi_jax.presets import DEFAULT, PRESETS, preset
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.presets import DEFAULT, PRESETS, preset
 
 Options = TypeVar("Options")
 
@@ -67,7 +67,7 @@ def parse_options(cls: type[Options], args: Sequence[str], prog: str) -> Options
       ValueError: Unknown flag or bad value; one line.
 
     Example:
-      >>> from fedcmi_jax.bench.command import Options
+      >>> from fedcmi_jax.cli.bench import Options
       >>> parse_options(Options, ["--repeats=3"], "fedcmi bench").repeats
       3
     """

@@ -17,24 +17,16 @@ import jax
 import rich.console
 from jax.sharding import Mesh
 
-from fedcmi_jax import (
-    backend,
-    data_command,
-    doctor,
-    hosts,
-    launch,
-    report,
-    resume,
-    run,
-    seeds,
-    sweep,
-)
-from fedcmi_jax import config as configs
-from fedcmi_jax.bench import command
-from fedcmi_jax.experiment import build
-from fedcmi_jax.flags import parse, parse_options
-from fedcmi_jax.presets import DEFAULT
-from fedcmi_jax.run_folder import (
+from fedcmi_jax import backend
+from fedcmi_jax.cli import bench as command
+from fedcmi_jax.cli import data as data_command
+from fedcmi_jax.cli import doctor, launch, report
+from fedcmi_jax.cli.flags import parse, parse_options
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment import hosts, resume, seeds, sweep, training
+from fedcmi_jax.experiment.experiment import build
+from fedcmi_jax.experiment.presets import DEFAULT
+from fedcmi_jax.experiment.run_folder import (
     check_free,
     check_run,
     create,
@@ -96,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(args)
     except ValueError as error:
         return _fail(str(error), 2)
-    except run.DivergedError as error:
+    except training.DivergedError as error:
         return _fail(str(error), 1)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -148,7 +140,7 @@ def _train(args: list[str]) -> int:
         return _run(train, folder)
     create(folder)
     with lock(folder):
-        run.write_config(folder, config)
+        training.write_config(folder, config)
         return _run(train, folder)
 
 
@@ -166,8 +158,8 @@ def _resume(args: list[str]) -> int:
     check_run(folder)
     mesh = launch.start(where)
     with lock(folder) if hosts.is_main() else contextlib.nullcontext():
-        config = run.read_config(folder)
-        if (folder / run.SUMMARY).exists():
+        config = training.read_config(folder)
+        if (folder / training.SUMMARY).exists():
             return _finished(config, folder)
         return _run(_prepared(config, mesh), folder)
 
@@ -178,14 +170,14 @@ def _finished(config: configs.Config, folder: pathlib.Path) -> int:
     notes = seeds.mend(config, folder) if in_turn else [resume.mend_log(folder, config)]
     for note in filter(None, notes):
         _say(note)
-    summary = read_json(folder / run.SUMMARY)
+    summary = read_json(folder / training.SUMMARY)
     early = ", stopped early" if summary.get("stopped_early") else ""
     rounds = f"{summary.get('rounds', config.rounds)} rounds{early}"
     print(f"{folder} is finished: {rounds}; nothing to do")
     return 0
 
 
-Train = Callable[[pathlib.Path, run.Observer], str]
+Train = Callable[[pathlib.Path, training.Observer], str]
 """Trains in a folder; the result in a few lines, for process 0 to print."""
 
 
@@ -197,7 +189,7 @@ def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
     experiment = build(one, mesh, say)
     if in_turn:
 
-        def train_seeds(folder: pathlib.Path, observer: run.Observer) -> str:
+        def train_seeds(folder: pathlib.Path, observer: training.Observer) -> str:
             done = seeds.train(config, folder, mesh, observer, say, experiment)
             if not done:
                 return ""
@@ -205,8 +197,8 @@ def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
 
         return train_seeds
 
-    def train(folder: pathlib.Path, observer: run.Observer) -> str:
-        done = run.train(experiment, folder, observer)
+    def train(folder: pathlib.Path, observer: training.Observer) -> str:
+        done = training.train(experiment, folder, observer)
         if not done.final:
             return ""
         if config.map_seeds:
@@ -219,8 +211,8 @@ def _prepared(config: configs.Config, mesh: Mesh | None) -> Train:
 def _run(train: Train, folder: pathlib.Path) -> int:
     if not hosts.is_main():
         try:
-            train(folder, run.Observer())
-        except run.Interrupted as stop:
+            train(folder, training.Observer())
+        except training.Interrupted as stop:
             return 128 + stop.signal_number
         return 0
     with (
@@ -230,7 +222,7 @@ def _run(train: Train, folder: pathlib.Path) -> int:
     ):
         try:
             block = train(folder, observer)
-        except run.Interrupted as stop:
+        except training.Interrupted as stop:
             observer.note(f"{stop}; continue with: fedcmi resume {folder}")
             return 128 + stop.signal_number
     print(block)

@@ -10,14 +10,14 @@ import matplotlib
 import numpy as np
 from jax.sharding import Mesh
 
-from fedcmi_jax.bench import measure
-from fedcmi_jax.config import Config
-from fedcmi_jax.evaluation import summarise
-from fedcmi_jax.experiment import Experiment, build
-from fedcmi_jax.hosts import fetch
-from fedcmi_jax.records import is_finite
-from fedcmi_jax.run import DivergedError, versions
-from fedcmi_jax.run_folder import write_json
+from fedcmi_jax.evaluation.metrics import summarise
+from fedcmi_jax.experiment import timing
+from fedcmi_jax.experiment.config import Config
+from fedcmi_jax.experiment.experiment import Experiment, build
+from fedcmi_jax.experiment.hosts import fetch
+from fedcmi_jax.experiment.records import is_finite
+from fedcmi_jax.experiment.run_folder import write_json
+from fedcmi_jax.experiment.training import DivergedError, versions
 
 COUNTS = (10, 100, 1_000, 10_000, 100_000)
 """Client counts of a sweep."""
@@ -79,7 +79,7 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
       DivergedError: No client's update was finite, or the model is not.
     """
     config = experiment.config
-    timed = measure.compile_round(
+    timed = timing.compile_round(
         experiment.algorithm, experiment.federation, experiment.key
     )
     seconds = [timed.round() for _ in range(config.rounds - 1)] or [timed.round()]
@@ -94,7 +94,7 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
             )
     params, stats = algorithm.deploy(state, federation), state.batch_stats
     metrics = summarise(experiment.evaluate(*fetch((params, stats))))
-    per_client = measure.spread([s / config.clients_per_round for s in seconds])
+    per_client = timing.spread([s / config.clients_per_round for s in seconds])
     data = [*federation.inputs.values(), federation.labels]
     return {
         "clients": config.clients,
@@ -104,7 +104,7 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
         "temp_bytes": timed.temp_bytes,
         "data_bytes": sum(x.nbytes for x in data),
         "memory_bytes": sum(x.nbytes for x in jax.tree.leaves(state.memory)),
-        "peak_rss_bytes": measure.peak_rss(),
+        "peak_rss_bytes": timing.peak_rss(),
         "rounds": config.rounds,
         "acc": metrics["acc"],
     }

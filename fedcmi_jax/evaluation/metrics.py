@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.data.base import Split, check_labels
+from fedcmi_jax.evaluation.views import Tables, batches_of, fused_table, view_tables
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model, Params, PyTree, Sums
-from fedcmi_jax.views import Tables, batches_of, fused_table, view_tables
 
 
 class Evaluation(NamedTuple):

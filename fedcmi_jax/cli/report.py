@@ -8,12 +8,12 @@ import rich.console
 import rich.progress
 import rich.table
 
-from fedcmi_jax.config import REGISTRIES
 from fedcmi_jax.data.catalog import CATALOG
-from fedcmi_jax.glossary import explain
-from fedcmi_jax.presets import PRESETS
-from fedcmi_jax.run import CONFIG, METRICS, SUMMARY, Observer, Summary
-from fedcmi_jax.run_folder import MetricsLog, read_json
+from fedcmi_jax.evaluation.glossary import explain
+from fedcmi_jax.experiment.config import REGISTRIES
+from fedcmi_jax.experiment.presets import PRESETS
+from fedcmi_jax.experiment.run_folder import MetricsLog, read_json
+from fedcmi_jax.experiment.training import CONFIG, METRICS, SUMMARY, Observer, Summary
 
 MOST_PLAIN_LINES = 20
 """Lines of progress of a run whose output is not a terminal."""

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedcmi_jax import data, describe
-from fedcmi_jax.config import lookup, section
+from fedcmi_jax import data
+from fedcmi_jax.cli import describe
+from fedcmi_jax.cli.flags import parse_options
 from fedcmi_jax.data.base import Dataset
-from fedcmi_jax.dealing import load_dataset
-from fedcmi_jax.flags import parse_options
+from fedcmi_jax.experiment.config import lookup, section
+from fedcmi_jax.experiment.split import load_dataset
 
 Say = Callable[[str], None]
 

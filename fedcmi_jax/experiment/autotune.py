@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from fedcmi_jax.algorithm import FederatedAlgorithm
+from fedcmi_jax.experiment.hosts import agree, is_main
+from fedcmi_jax.experiment.run_folder import read_json, write_json
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.hosts import agree, is_main
-from fedcmi_jax.run_folder import read_json, write_json
 
 RECORD = "chunk_size.json"
 """The choice, in the run folder: a resumed run does not measure again."""

@@ -3,9 +3,9 @@
 import os
 import pathlib
 
-from fedcmi_jax import checkpoint
-from fedcmi_jax.config import Config
-from fedcmi_jax.run_folder import (
+from fedcmi_jax.experiment import checkpoint
+from fedcmi_jax.experiment.config import Config
+from fedcmi_jax.experiment.run_folder import (
     BEST,
     CHECKPOINTS,
     METRICS,

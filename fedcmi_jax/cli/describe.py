@@ -12,9 +12,9 @@ import numpy as np
 import rich.console
 import rich.table
 
-from fedcmi_jax.config import Config, check_config
-from fedcmi_jax.dealing import deal, load_dataset
-from fedcmi_jax.flags import parse
+from fedcmi_jax.cli.flags import parse
+from fedcmi_jax.experiment.config import Config, check_config
+from fedcmi_jax.experiment.split import deal, load_dataset
 
 USAGE = """\
 usage: fedcmi data describe [PRESET] [--dataset.name=NAME] [--partition.name=NAME]

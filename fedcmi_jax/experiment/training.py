@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedcmi_jax import autotune, checkpoint, hosts, resume, streaming
-from fedcmi_jax.best import Best, best_of, should_stop
+from fedcmi_jax import streaming
 from fedcmi_jax.clients import place_state, shards_memory
-from fedcmi_jax.config import (
+from fedcmi_jax.experiment import autotune, checkpoint, hosts, resume
+from fedcmi_jax.experiment.best import Best, best_of, should_stop
+from fedcmi_jax.experiment.config import (
     Config,
     check_config,
     from_dict,
@@ -32,10 +33,10 @@ from fedcmi_jax.config import (
     to_dict,
     trains_in_turn,
 )
-from fedcmi_jax.experiment import Experiment, build, rounds_per_call
-from fedcmi_jax.records import DivergedError as DivergedError
-from fedcmi_jax.records import check_alive, check_finite, records
-from fedcmi_jax.run_folder import (
+from fedcmi_jax.experiment.experiment import Experiment, build, rounds_per_call
+from fedcmi_jax.experiment.records import DivergedError as DivergedError
+from fedcmi_jax.experiment.records import check_alive, check_finite, records
+from fedcmi_jax.experiment.run_folder import (
     BEST,
     CHECKPOINTS,
     CONFIG,
@@ -45,7 +46,7 @@ from fedcmi_jax.run_folder import (
     read_json,
     write_json,
 )
-from fedcmi_jax.seed_axis import split_summary, summary_fields
+from fedcmi_jax.experiment.seed_axis import split_summary, summary_fields
 from fedcmi_jax.types import FederationState, PyTree
 
 LONGEST_POLL = 0.05
@@ -138,8 +139,8 @@ def train(
 ) -> Summary:
     """Trains, or goes on from the folder's newest good checkpoint, to the last round.
 
-    With a validation split, the best round so far (`fedcmi_jax.best`) is kept as a
-    checkpoint in ``best/``, and ``early_stop_rounds`` may end the run before its last
+    With a validation split, the best round so far (``best``) is kept as a checkpoint
+    in ``best/``, and ``early_stop_rounds`` may end the run before its last
     round. Where seeds are mapped, both look at the mean over the seeds.
 
     Args:

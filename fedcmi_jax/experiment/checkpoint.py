@@ -8,7 +8,7 @@ when the checkpoint was saved, with a digest of its own.
 
 A checkpoint is written beside its place as ``<round>.tmp``, read back, flushed to the
 disk and renamed; so whatever has a bare number for a name was once complete. One
-process at a time may save into a folder (`fedcmi_jax.run_folder.lock`).
+process at a time may save into a folder (`folder.lock`).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fedcmi_jax.run_folder import read_json, sync, write_json
+from fedcmi_jax.experiment.run_folder import read_json, sync, write_json
 from fedcmi_jax.types import FederationState
 
 _FORMAT = 1

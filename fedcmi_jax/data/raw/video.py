@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedcmi_jax.data._audio import RATE
-from fedcmi_jax.data._images import evenly, library
+from fedcmi_jax.data.raw.audio import RATE
+from fedcmi_jax.data.raw.images import evenly, library
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,11 +18,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fedcmi_jax import autotune, hosts, resume, run
-from fedcmi_jax.config import Config, shares_partition, to_dict
-from fedcmi_jax.experiment import Experiment, build, measure
-from fedcmi_jax.records import is_finite
-from fedcmi_jax.run_folder import (
+from fedcmi_jax.experiment import autotune, hosts, resume, training
+from fedcmi_jax.experiment.config import Config, shares_partition, to_dict
+from fedcmi_jax.experiment.experiment import Experiment, build, measure
+from fedcmi_jax.experiment.records import is_finite
+from fedcmi_jax.experiment.run_folder import (
     METRICS,
     SUMMARY,
     MetricsLog,
@@ -32,14 +32,14 @@ from fedcmi_jax.run_folder import (
     write_json,
     write_lines,
 )
-from fedcmi_jax.seed_axis import pool, summary_fields
+from fedcmi_jax.experiment.seed_axis import pool, summary_fields
 
 
 def numbers(config: Config) -> range:
     """The seeds of a configuration.
 
     Example:
-      >>> from fedcmi_jax.config import from_dict
+      >>> from fedcmi_jax.experiment.config import from_dict
       >>> list(numbers(from_dict({"seed": 5, "seeds": 2})))
       [5, 6]
     """
@@ -65,7 +65,7 @@ def train(
     config: Config,
     folder: pathlib.Path,
     mesh: Mesh | None = None,
-    observer: run.Observer | None = None,
+    observer: training.Observer | None = None,
     say: Callable[[str], None] = lambda text: None,
     like: Experiment | None = None,
 ) -> dict[str, Any]:
@@ -87,15 +87,15 @@ def train(
     Raises:
       ValueError: See ``run.train`` and ``resume.mend_log``, or a seed's folder is of
         another configuration.
-      run.Interrupted: SIGINT or SIGTERM; the last finished round is saved.
-      run.DivergedError: Some seeds diverged; names them. The others have finished.
+      training.Interrupted: SIGINT or SIGTERM; the last finished round is saved.
+      training.DivergedError: Some seeds diverged; names them. The others have finished.
     """
-    observer = observer or run.Observer()
+    observer = observer or training.Observer()
     lost: list[str] = []
     if hosts.is_main():
         for note in _mend_finished(config, folder):
             observer.note(note)
-    with run.stop_requests(observer) as stop:
+    with training.stop_requests(observer) as stop:
         for i, seed in enumerate(numbers(config), 1):
             sub = folder_of(folder, seed)
             if hosts.any_process(hosts.is_main() and (sub / SUMMARY).exists()):
@@ -106,20 +106,20 @@ def train(
             like = like or experiment
             with _prepared(folder, config, seed):
                 try:
-                    done = run.train(experiment, sub, observer, stop)
+                    done = training.train(experiment, sub, observer, stop)
                     last = int(done.state.round)
-                except run.Interrupted as error:
+                except training.Interrupted as error:
                     where = (error.signal_number, error.round, seed)
-                    raise run.Interrupted(*where) from None
-                except run.DivergedError as error:
+                    raise training.Interrupted(*where) from None
+                except training.DivergedError as error:
                     lost.append(f"seed {seed}: {error}")
             if hosts.is_main():
                 write_metrics(config, folder)
             if i < config.seeds and hosts.any_process(bool(stop)):
                 number = stop[0] if stop else signal.SIGTERM
-                raise run.Interrupted(number, last, seed)
+                raise training.Interrupted(number, last, seed)
     if lost:
-        raise run.DivergedError("; ".join(lost))
+        raise training.DivergedError("; ".join(lost))
     return write_summary(config, folder) if hosts.is_main() else {}
 
 
@@ -133,8 +133,8 @@ def _prepared(folder: pathlib.Path, config: Config, seed: int) -> Iterator[None]
     sub.mkdir(exist_ok=True)
     with lock(sub):
         if not is_run(sub):
-            run.write_config(sub, alone(config, seed))
-        elif to_dict(run.read_config(sub)) != to_dict(alone(config, seed)):
+            training.write_config(sub, alone(config, seed))
+        elif to_dict(training.read_config(sub)) != to_dict(alone(config, seed)):
             raise ValueError(
                 f"{sub}: its config.json is not that of seed {seed} of this run; put "
                 "the file back, or remove the folder to train the seed again"
@@ -199,7 +199,7 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
         "chosen_on": "validation" if best else None,
         **summary_fields(own, shares_partition(config)),
         "seconds": sum(s["seconds"] for s in own.values()),
-        "versions": run.versions(),
+        "versions": training.versions(),
     }
     write_json(folder / SUMMARY, summary, null_non_finite=True)
     return summary
@@ -297,10 +297,10 @@ def histories(
       For every seed the numbers of ``experiment.measure`` and ``round``, in order.
 
     Raises:
-      run.DivergedError: A seed did; names it.
+      training.DivergedError: A seed did; names it.
 
     Example:
-      >>> from fedcmi_jax.config import from_dict
+      >>> from fedcmi_jax.experiment.config import from_dict
       >>> data = {"name": "synthetic", "train_samples": 200, "test_samples": 20}
       >>> method = {"name": "fedavg"}
       >>> config = from_dict({"dataset": data, "method": method, "rounds": 2})
@@ -333,7 +333,7 @@ def _history(experiment: Experiment) -> Iterator[dict[str, float]]:
             is_alive = infos.accepted[:piece].any(1).all()
             if not (is_alive and is_finite(state)):
                 where = f"seed {config.seed}, method {config.method.name}"
-                raise run.DivergedError(f"{where}: diverged by round {round}")
+                raise training.DivergedError(f"{where}: diverged by round {round}")
         metrics = measure(experiment, state)
         yield {"round": round} | {
             name: value for name, value in metrics.items() if isinstance(value, float)

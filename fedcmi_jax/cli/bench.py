@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from fedcmi_jax import autotune, methods
+from fedcmi_jax import methods
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
-from fedcmi_jax.bench import measure, peers
+from fedcmi_jax.bench import peers
 from fedcmi_jax.bench.workloads import (
     REFERENCES,
     WORKLOADS,
@@ -26,9 +26,10 @@ from fedcmi_jax.bench.workloads import (
     padding_ratio,
 )
 from fedcmi_jax.clients import replicate
+from fedcmi_jax.experiment import autotune, timing
+from fedcmi_jax.experiment.run_folder import write_json
+from fedcmi_jax.experiment.training import versions
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.run import versions
-from fedcmi_jax.run_folder import write_json
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def run(
         "machine": _machine(),
         "devices": mesh.size if mesh else 1,
         "versions": versions(),
-        "matmul_peak_flops": measure.matmul_peak(),
+        "matmul_peak_flops": timing.matmul_peak(),
         "options": vars(options),
         "results": [],
     }
@@ -117,7 +118,7 @@ def run(
         for row in _workload_rows(name, options, mesh):
             report["results"].append(row)
             say(_line(row))
-    report["peak_rss_bytes"] = measure.peak_rss()
+    report["peak_rss_bytes"] = timing.peak_rss()
     say(f"peak RSS {report['peak_rss_bytes'] / 1e6:.0f} MB")
     path = pathlib.Path(options.output or f"bench-{options.workload}.json")
     write_json(path, report)
@@ -153,13 +154,13 @@ def _rows(
                 build = _builder(workload, contestant, clients, on)
                 placed, key = replicate(fed, on), jax.random.key(0)
                 chunk = _chunk_size(options, workload, build, placed, key, on)
-                timed = measure.compile_round(build(chunk), placed, key)
+                timed = timing.compile_round(build(chunk), placed, key)
                 rounds[variant] = timed.round
                 extras[variant] = {
                     "chunk_size": chunk,
                     "compile_seconds": timed.compile_seconds,
                     "temp_bytes": timed.temp_bytes,
-                    "flops": measure.training_flops(
+                    "flops": timing.training_flops(
                         workload.model(contestant.architecture), fed, workload.epochs
                     ),
                     "reference": None if label == variant else label,
@@ -172,27 +173,27 @@ def _rows(
                     variant = f"{label}, {options.against} {form}"
                     rounds[variant] = peer.round
                     extras[variant] = {"reference": label, "peer": peer.ready}
-        seconds = measure.interleaved(rounds, options.repeats)
+        seconds = timing.interleaved(rounds, options.repeats)
     for label in rounds:
         base = extras[label].pop("reference", None)
         row = {
             "workload": name,
             "clients": clients,
             "contestant": label,
-            "seconds_per_round": measure.spread(seconds[label]),
-            "seconds_per_client": measure.spread(seconds[label])["median"] / clients,
+            "seconds_per_round": timing.spread(seconds[label]),
+            "seconds_per_client": timing.spread(seconds[label])["median"] / clients,
             "padding_ratio": padding_ratio(workload.sizes(clients)),
             **extras[label],
         }
         if base:
             row["ratio_to"] = label
             row["ratio_of"] = base
-            row["ratio"] = measure.ratio(seconds[base], seconds[label])
+            row["ratio"] = timing.ratio(seconds[base], seconds[label])
         elif label in chosen:
             fedavg = REFERENCES[chosen[label].architecture]
             if fedavg in rounds and fedavg != label:
                 row["ratio_of"], row["ratio_to"] = label, fedavg
-                row["ratio"] = measure.ratio(seconds[label], seconds[fedavg])
+                row["ratio"] = timing.ratio(seconds[label], seconds[fedavg])
         yield row
 
 

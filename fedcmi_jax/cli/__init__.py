@@ -1,0 +1,1 @@
+"""The ``fedcmi`` command line."""

@@ -1,0 +1,8 @@
+"""``python -m fedcmi_jax.cli``."""
+
+import sys
+
+from fedcmi_jax.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

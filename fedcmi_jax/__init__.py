@@ -17,11 +17,11 @@ from fedcmi_jax.experiment import config as config
 from fedcmi_jax.federation import Federation as Federation
 from fedcmi_jax.federation import build_federation as build_federation
 from fedcmi_jax.local import LocalTraining as LocalTraining
-from fedcmi_jax.local import linear_decay as linear_decay
-from fedcmi_jax.local import torch_sgd as torch_sgd
 from fedcmi_jax.methods import Method as Method
 from fedcmi_jax.methods import chain as chain
 from fedcmi_jax.methods._momentum import momentum_gain as momentum_gain
+from fedcmi_jax.optimizers import linear_decay as linear_decay
+from fedcmi_jax.optimizers import torch_sgd as torch_sgd
 from fedcmi_jax.types import Batch as Batch
 from fedcmi_jax.types import FederationState as FederationState
 from fedcmi_jax.types import Model as Model

@@ -1,12 +1,13 @@
 """Ownership-weighted averaging of streamed client updates (methods 0.7)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.types import Array, Params, PyTree, Sums
+from fedcmi_jax.types import Array, Mean, Params, PyTree, Sum, Sums
 
 
 class UpdateSums(NamedTuple):
@@ -17,7 +18,7 @@ class UpdateSums(NamedTuple):
       weights: sum_i w_{i,b}, prefix tree of the parameters.
       stats: The same for BatchNorm statistics, over their encoder's owners.
       stats_weights: Its prefix tree.
-      upload: Sum of the method's uploads.
+      upload: Sums of the method's uploads, see ``weighted_upload``.
       metrics: Sums of metrics.
       num_examples: float32, sum of n_i.
       num_accepted: float32, clients in the sums.
@@ -69,7 +70,7 @@ def client_sums(
     delta: Params,
     stats_delta: Params,
     owned: Params,
-    weight: Array,
+    weight: PyTree,
     num_examples: Array,
     upload: PyTree,
     metrics: Sums,
@@ -81,25 +82,85 @@ def client_sums(
       delta: w_i - w_G.
       stats_delta: The same for BatchNorm statistics.
       owned: Prefix tree of own_{i,b}.
-      weight: p_i, ``Method.weight``; n_i by default.
+      weight: p_i, ``Method.weight``: a scalar or a prefix tree; n_i by default.
       num_examples: n_i.
       upload: The method's upload.
       metrics: The client's metrics.
       accepted: bool, whether it takes part.
     """
-    weights = jax.tree.map(lambda own: weight * own, owned)
+    weights = scale_blocks(weight, owned)
     stats_weights = {kind: weights[kind] for kind in stats_delta}
     sums = UpdateSums(
         deltas=scale_blocks(weights, delta),
         weights=weights,
         stats=scale_blocks(stats_weights, stats_delta),
         stats_weights=stats_weights,
-        upload=upload,
+        upload=weighted_upload(upload),
         metrics=metrics,
         num_examples=num_examples.astype(jnp.float32),
         num_accepted=jnp.ones(()),
     )
     return jax.tree.map(lambda x: jnp.where(accepted, x, jnp.zeros_like(x)), sums)
+
+
+def weighted_upload(upload: PyTree) -> PyTree:
+    """An upload as it adds: ``Mean(weight value, weight)``, ``Sum(value)``."""
+    return _map_uploads(
+        upload,
+        lambda leaf: Mean(
+            jax.tree.map(lambda x: _expand(leaf.weight, x) * x, leaf.value), leaf.weight
+        ),
+    )
+
+
+def mean_upload(total: PyTree) -> PyTree:
+    """An upload aggregated: ``Mean`` leaves divided by their weight, 0 where it is 0.
+
+    Args:
+      total: The sum of ``weighted_upload`` over the accepted clients.
+    """
+
+    def divided(leaf: Mean) -> Mean:
+        def ratio(x: Array) -> Array:
+            w = _expand(leaf.weight, x)
+            return jnp.where(w > 0, x / jnp.where(w > 0, w, 1.0), 0.0)
+
+        return Mean(jax.tree.map(ratio, leaf.value), leaf.weight)
+
+    return _map_uploads(total, divided)
+
+
+def _map_uploads(upload: PyTree, mean: Callable[[Mean], Mean]) -> PyTree:
+    """Maps the ``Mean`` leaves of an upload; ``Sum`` leaves stay.
+
+    Raises:
+      ValueError: An array is in neither.
+    """
+
+    def one(leaf: PyTree) -> PyTree:
+        if isinstance(leaf, Mean):
+            return mean(leaf)
+        if isinstance(leaf, Sum):
+            return leaf
+        raise ValueError(
+            f"upload: has a bare {type(leaf).__name__}; wrap it in methods.Mean(value, "
+            "weight) or methods.Sum(value)"
+        )
+
+    is_leaf = lambda x: isinstance(x, (Mean, Sum))  # noqa: E731
+    return jax.tree.map(one, upload, is_leaf=is_leaf)
+
+
+def _expand(weight: Array, x: Array) -> Array:
+    """The weight with axes of length 1 behind its own, to multiply x."""
+    weight = jnp.asarray(weight)
+    return weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+
+
+def is_weight(weight: PyTree) -> Array:
+    """Whether every weight is finite and not negative; bool scalar."""
+    leaves = [jnp.asarray(w, jnp.float32) for w in jax.tree.leaves(weight)]
+    return jnp.stack([jnp.isfinite(w) & (w >= 0) for w in leaves]).all()
 
 
 def mean_delta(sums: Params, weights: Params) -> Params:
@@ -113,35 +174,34 @@ def mean_delta(sums: Params, weights: Params) -> Params:
     )
 
 
-def apply_server_update(
+def optimizer_step(
     params: Params,
-    sums: UpdateSums,
+    delta: Params,
+    weights: Params,
     optimizer: optax.GradientTransformation | None,
     optimizer_state: PyTree,
+    any_accepted: Array,
 ) -> tuple[Params, PyTree]:
     """w_G <- w_G + mean delta, or a server optimizer's step on its negative.
 
     Args:
       params: w_G.
-      sums: The round's sums.
+      delta: The mean delta.
+      weights: Total weight of every block, prefix tree of the parameters.
       optimizer: FedOpt's server optimizer, or None for plain averaging.
       optimizer_state: Its state.
+      any_accepted: bool, whether any client takes part.
 
     Returns:
       New parameters and state. A block that no accepted client owns stays as it is,
       and so does what the optimizer's state holds of it.
     """
-    delta = mean_delta(sums.deltas, sums.weights)
     if optimizer is None:
         return jax.tree.map(jnp.add, params, delta), optimizer_state
     pseudo_gradient = optax.tree.scale(-1.0, delta)
     updates, new_state = optimizer.update(pseudo_gradient, optimizer_state, params)
-    moved = optax.apply_updates(params, updates)
-    new_params = _where_owned(sums.weights, moved, params)
-    any_accepted = sums.num_accepted > 0
-    return new_params, keep_unowned(
-        sums.weights, new_state, optimizer_state, any_accepted
-    )
+    moved = where_owned(weights, optax.apply_updates(params, updates), params)
+    return moved, keep_unowned(weights, new_state, optimizer_state, any_accepted)
 
 
 def keep_unowned(
@@ -150,7 +210,7 @@ def keep_unowned(
     """A server optimizer's new state, but the old one of blocks that nobody trained.
 
     Moments are the subtrees that have the parameters' blocks; they are kept block by
-    block. Everything else, like a count of steps, is kept if nobody was accepted.
+    block. Everything else, like a count of steps, is kept if ``any_accepted`` is false.
 
     Args:
       weights: Total weight of every block, prefix tree of the parameters.
@@ -171,13 +231,13 @@ def keep_unowned(
 
     def keep(new: PyTree, old: PyTree) -> PyTree:
         if has_blocks(new):
-            return _where_owned(weights, new, old)
+            return where_owned(weights, new, old)
         return jnp.where(any_accepted, new, old)
 
     return jax.tree.map(keep, new, old, is_leaf=has_blocks)
 
 
-def _where_owned(weights: Params, new: Params, old: Params) -> Params:
+def where_owned(weights: Params, new: Params, old: Params) -> Params:
     """``new`` in blocks with a weight above 0, else ``old``; exactly."""
     return jax.tree.map(
         lambda w, new, old: jax.tree.map(lambda n, o: jnp.where(w > 0, n, o), new, old),

@@ -6,6 +6,7 @@ so memory does not grow with the cohort; one reduction adds the devices' sums. C
 come longest first, and a chunk runs as long as ITS longest client.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -82,8 +83,8 @@ def place_state(
       The placed state.
     """
     spec = P(AXIS) if shards_memory(mesh, num_clients) else P()
-    memory = constrain(state.memory, mesh, spec)
-    return constrain(state._replace(memory=()), mesh)._replace(memory=memory)
+    own = constrain({"memory": state.memory, "personal": state.personal}, mesh, spec)
+    return constrain(state._replace(memory=(), personal={}), mesh)._replace(**own)
 
 
 def constrain(tree: PyTree, mesh: Mesh | None, spec: P = P()) -> PyTree:  # noqa: B008
@@ -139,9 +140,9 @@ def deal(cohort: int, devices: int, chunk_size: int) -> np.ndarray:
 
 def map_clients(
     update: Callable[..., ClientUpdate],
-    shared: PyTree,
+    seen: PyTree,
     ids: Array,
-    use: Array,
+    participation: Array,
     steps: Array,
     memory: PyTree,
     *,
@@ -152,13 +153,13 @@ def map_clients(
     """Runs ``update`` for every client of a cohort and sums what they send.
 
     Args:
-      update: ``(shared, id, use[M], memory, max_steps) -> ClientUpdate`` for one
-        client.
-      shared: What all clients see.
+      update: ``(seen, id, participation[M], memory, max_steps) -> ClientUpdate`` for
+        one client.
+      seen: What all clients see.
       ids: [K] int32 client ids, longest client first.
-      use: [K, M] float32, modalities each one trains with.
+      participation: [K, M] float32, modalities each one trains with.
       steps: [K] int32, length of each client's pass over its data.
-      memory: Per-client memory of the whole federation, leaves [N, ...].
+      memory: What is kept of every client of the federation, leaves [N, ...].
       num_clients: N.
       chunk_size: Clients mapped together; a cohort that does not divide is padded with
         clients of id N, which contribute nothing.
@@ -167,79 +168,123 @@ def map_clients(
     Returns:
       The sums, the new memory, and accepted [K].
     """
-    cohort, devices = ids.shape[0], mesh.size if mesh else 1
-    chunk_size = min(chunk_size, -(-cohort // devices))
-    places = deal(cohort, devices, chunk_size)
-
-    def dealt(x: Array, fill: int) -> Array:
-        nobody = jnp.full((1, *x.shape[1:]), fill, x.dtype)
-        return jnp.concatenate([x, nobody])[places.reshape(-1)]
-
-    ids, use, steps = dealt(ids, num_clients), dealt(use, 0), dealt(steps, 0)
-
-    def run_device(shared, ids, rows, use, steps, memory):
-        """The chunks of one device; ``rows`` are the clients' places in ``memory``."""
-
-        def run_chunk(ids, rows, use, steps, memory) -> ClientUpdate:
-            own = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), memory)
-            max_steps = steps.max()
-            if chunk_size == 1:
-                first = jax.tree.map(lambda x: x[0], (ids, use, own))
-                result = update(shared, *first, max_steps)
-                return jax.tree.map(lambda x: x[None], result)
-            return jax.vmap(update, in_axes=(None, 0, 0, 0, None))(
-                shared, ids, use, own, max_steps
-            )
-
-        def body(carry: tuple[PyTree, PyTree], chunk):
-            sums, memory = carry
-            ids, rows, use, steps = chunk
-            result = run_chunk(ids, rows, use, steps, memory)
-            sums = jax.tree.map(lambda total, x: total + x.sum(0), sums, result.sums)
-            memory = jax.tree.map(
-                lambda x, new: x.at[rows].set(new, mode="drop"),
-                memory,
-                result.memory,
-            )
-            return (sums, memory), result.accepted
-
-        chunks = jax.tree.map(
-            lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), (ids, rows, use, steps)
-        )
-        shapes = jax.eval_shape(
-            lambda: (
-                run_chunk(
-                    chunks[0][0], chunks[1][0], chunks[2][0], chunks[3][0], memory
-                ).sums
-            )
-        )
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
-        (sums, memory), accepted = jax.lax.scan(body, (zeros, memory), chunks)
-        return sums, memory, accepted.reshape(-1)
-
+    count, devices = ids.shape[0], mesh.size if mesh else 1
+    chunk_size = min(chunk_size, -(-count // devices))
+    places = deal(count, devices, chunk_size)
+    cohort = Members(
+        _dealt(ids, places, num_clients),
+        _dealt(participation, places, 0),
+        _dealt(steps, places, 0),
+    )
+    walk = functools.partial(walk_chunks, update, chunk_size)
     if mesh is None:
-        sums, memory, accepted = run_device(shared, ids, ids, use, steps, memory)
+        sums, memory, accepted = walk(seen, cohort, cohort.ids, memory)
     else:
+        sums, memory, accepted = _walk_on_mesh(walk, mesh, seen, cohort, memory)
+    in_order = jnp.zeros(count, bool)
+    accepted = in_order.at[places.reshape(-1)].set(accepted, mode="drop")
+    return sums, memory, accepted
 
-        def run_shard(shared, ids, use, steps, memory):
-            rows = jnp.arange(ids.shape[0])
-            sums, memory, accepted = run_device(shared, ids, rows, use, steps, memory)
-            flat, restore = ravel_pytree(sums)
-            return restore(jax.lax.psum(flat, AXIS)), memory, accepted
 
-        mapped = jax.shard_map(
-            run_shard,
-            mesh=mesh,
-            in_specs=(P(), P(AXIS), P(AXIS), P(AXIS), P(AXIS)),
-            out_specs=(P(), P(AXIS), P(AXIS)),
-            check_vma=False,
-        )
-        own = jax.tree.map(lambda x: x.at[ids].get(mode="clip"), memory)
-        own = constrain(own, mesh, P(AXIS))
-        sums, own, accepted = mapped(shared, ids, use, steps, own)
+class Members(NamedTuple):
+    """Clients of a cohort, or of a chunk of it: see ``map_clients``."""
+
+    ids: Array
+    participation: Array
+    steps: Array
+
+
+def _dealt(x: Array, places: np.ndarray, fill: int) -> Array:
+    """The cohort's rows in the order of ``deal``; ``fill`` where there is nobody."""
+    nobody = jnp.full((1, *x.shape[1:]), fill, x.dtype)
+    return jnp.concatenate([x, nobody])[places.reshape(-1)]
+
+
+def walk_chunks(
+    update: Callable[..., ClientUpdate],
+    chunk_size: int,
+    seen: PyTree,
+    members: Members,
+    rows: Array,
+    memory: PyTree,
+) -> tuple[PyTree, PyTree, Array]:
+    """The chunks of one device, one after the other.
+
+    Args:
+      update: For one client.
+      chunk_size: Clients mapped together.
+      seen: What all clients see.
+      members: The device's clients [n].
+      rows: [n] their places in ``memory``; one past its end: nowhere.
+      memory: Leaves [rows, ...].
+
+    Returns:
+      The sums, the new memory, and accepted [n].
+    """
+    run = functools.partial(run_chunk, update, seen)
+
+    def body(carry: tuple[PyTree, PyTree], chunk: tuple[Members, Array]):
+        sums, memory = carry
+        result = run(chunk[0], chunk[1], memory)
+        sums = jax.tree.map(lambda total, x: total + x.sum(0), sums, result.sums)
         memory = jax.tree.map(
-            lambda x, new: x.at[ids].set(new, mode="drop"), memory, own
+            lambda x, new: x.at[chunk[1]].set(new, mode="drop"), memory, result.memory
         )
-    accepted_in_order = jnp.zeros(cohort, bool)
-    accepted = accepted_in_order.at[places.reshape(-1)].set(accepted, mode="drop")
+        return (sums, memory), result.accepted
+
+    chunks = jax.tree.map(
+        lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), (members, rows)
+    )
+    first = jax.tree.map(lambda x: x[0], chunks)
+    shapes = jax.eval_shape(lambda: run(first[0], first[1], memory).sums)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
+    (sums, memory), accepted = jax.lax.scan(body, (zeros, memory), chunks)
+    return sums, memory, accepted.reshape(-1)
+
+
+def run_chunk(
+    update: Callable[..., ClientUpdate],
+    seen: PyTree,
+    members: Members,
+    rows: Array,
+    memory: PyTree,
+) -> ClientUpdate:
+    """A chunk's clients under ``vmap``; a single one as it is. Leaves [chunk, ...]."""
+    own = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), memory)
+    ids, participation, steps = members
+    longest = steps.max()
+    if len(ids) == 1:
+        one = jax.tree.map(lambda x: x[0], (ids, participation, own))
+        return jax.tree.map(lambda x: x[None], update(seen, *one, longest))
+    in_axes = (None, 0, 0, 0, None)
+    return jax.vmap(update, in_axes)(seen, ids, participation, own, longest)
+
+
+def _walk_on_mesh(
+    walk: Callable[..., tuple[PyTree, PyTree, Array]],
+    mesh: Mesh,
+    seen: PyTree,
+    cohort: Members,
+    memory: PyTree,
+) -> tuple[PyTree, PyTree, Array]:
+    """Every device walks its share of the cohort; one reduction adds their sums."""
+
+    def shard(seen: PyTree, members: Members, own: PyTree):
+        rows = jnp.arange(members.ids.shape[0])
+        sums, own, accepted = walk(seen, members, rows, own)
+        flat, restore = ravel_pytree(sums)
+        return restore(jax.lax.psum(flat, AXIS)), own, accepted
+
+    mapped = jax.shard_map(
+        shard,
+        mesh=mesh,
+        in_specs=(P(), P(AXIS), P(AXIS)),
+        out_specs=(P(), P(AXIS), P(AXIS)),
+        check_vma=False,
+    )
+    own = jax.tree.map(lambda x: x.at[cohort.ids].get(mode="clip"), memory)
+    sums, own, accepted = mapped(seen, cohort, constrain(own, mesh, P(AXIS)))
+    memory = jax.tree.map(
+        lambda x, new: x.at[cohort.ids].set(new, mode="drop"), memory, own
+    )
     return sums, memory, accepted

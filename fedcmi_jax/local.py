@@ -8,75 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedcmi_jax.aggregate import keep_unowned, scale_blocks
 from fedcmi_jax.federation import ClientData
-from fedcmi_jax.methods.base import Client, Finished, Method, Step
+from fedcmi_jax.methods._samples import cross_entropies
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, LocalUpdate, Step
 from fedcmi_jax.models.augment import Augment
+from fedcmi_jax.optimizers import Optimizer, torch_sgd
 from fedcmi_jax.types import Array, Batch, Outputs, Params, PyTree, Sums
-
-Optimizer = Callable[[Array], optax.GradientTransformation]
-"""Learning rate -> optax optimizer."""
-
-
-def torch_sgd(*, momentum: float = 0.9, weight_decay: float = 1e-4) -> Optimizer:
-    """d = g + wd w;  buf = momentum buf + d;  w <- w - lr buf (methods 0.6).
-
-    Args:
-      momentum: In [0, 1).
-      weight_decay: On all parameters, BatchNorm and biases included.
-
-    Returns:
-      Learning rate -> optimizer. State is fresh per client and round.
-    """
-
-    def optimizer(learning_rate: Array) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay),
-            optax.trace(momentum),
-            optax.scale(-learning_rate),
-        )
-
-    return optimizer
-
-
-def linear_decay(
-    start: float,
-    end: float,
-    knee: int,
-    rounds: int,
-    *,
-    legacy: bool = False,
-) -> Callable[[Array], Array]:
-    """Learning rate lr_t of round t (methods 0.6).
-
-    lr_t = lr_0 for t <= T_0, then lr_0 - (lr_0 - lr_min) (t - T_0) / (R - T_0). The
-    public code has (t / R) there, so that its rate jumps down after T_0.
-
-    Args:
-      start: lr_0.
-      end: lr_min; equal to start: constant.
-      knee: T_0, the last round at lr_0.
-      rounds: R, rounds of the whole run.
-      legacy: The public code's form.
-
-    Returns:
-      Round (int32 scalar) -> float32.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from fedcmi_jax.local import linear_decay
-      >>> float(linear_decay(1.0, 0.0, 4, 8)(jnp.array(6)))
-      0.5
-    """
-
-    def rate(round: Array) -> Array:
-        t = round.astype(jnp.float32)
-        if legacy:
-            share = t / rounds
-        else:
-            share = (t - knee) / max(rounds - knee, 1)
-        return jnp.where(round <= knee, start, start - (start - end) * share)
-
-    return rate
 
 
 @dataclass(frozen=True)
@@ -124,6 +63,7 @@ class LocalResult(NamedTuple):
       batch_stats: Updated BatchNorm statistics.
       upload: The method's upload.
       memory: What the method remembers of the client.
+      weight: The client's weight in the mean, ``Method.weight``.
       metrics: Sums over its steps.
     """
 
@@ -131,7 +71,28 @@ class LocalResult(NamedTuple):
     batch_stats: Params
     upload: PyTree
     memory: PyTree
+    weight: PyTree
     metrics: Sums
+
+
+class Carry(NamedTuple):
+    """What a local step changes.
+
+    Attributes:
+      params: Parameters.
+      batch_stats: BatchNorm statistics.
+      optimizer: State of the optimizer.
+      context: The method's context.
+      metrics: Sums over the steps so far.
+      done: int32, steps so far.
+    """
+
+    params: Params
+    batch_stats: Params
+    optimizer: PyTree
+    context: PyTree
+    metrics: Sums
+    done: Array
 
 
 def shuffled_positions(key: Array, data: ClientData) -> Array:
@@ -147,14 +108,22 @@ def shuffled_positions(key: Array, data: ClientData) -> Array:
 
 def task_loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
     """Sum over real samples of -log softmax(z)[y] in nats, and their number."""
-    log_probs = jax.nn.log_softmax(outputs.logits)
-    losses = -jnp.take_along_axis(log_probs, batch.labels[:, None], axis=-1)[:, 0]
+    losses = cross_entropies(outputs.logits, batch.labels)
     return (losses * batch.valid).sum(), batch.valid.sum()
 
 
 def select(keep: Array, new: PyTree, old: PyTree) -> PyTree:
-    """``new`` where the scalar ``keep`` is true, else ``old``."""
-    return jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)
+    """``new`` where the scalar ``keep`` is true, else ``old``.
+
+    A leaf that is the same object in both is left alone: no copy of what a step does
+    not touch.
+    """
+    return jax.tree.map(lambda n, o: o if n is o else jnp.where(keep, n, o), new, old)
+
+
+def num_steps(local: LocalTraining, num_examples: Array) -> Array:
+    """Optimizer steps of a client with that many training samples; int32."""
+    return local.epochs * -(-num_examples // local.batch_size)
 
 
 def train_client(
@@ -172,57 +141,104 @@ def train_client(
     Returns:
       The trained client.
     """
-    model, data = client.model, client.data
     begin_key, order_key, step_key = jax.random.split(key, 3)
     context, metrics = method.begin(client, begin_key)
     make = local.optimizer or torch_sgd(momentum=method.momentum)
-    optimizer = make(client.learning_rate)
-    trained = model.trained(data.available)
-    batches = -(-data.num_examples // local.batch_size)
+    training = Training(method, local, client, make(client.learning_rate))
+    start = Carry(
+        params=client.params,
+        batch_stats=client.batch_stats,
+        optimizer=training.optimizer.init(client.params),
+        context=context,
+        metrics=training.no_metrics(context),
+        done=jnp.zeros((), jnp.int32),
+    )
+    end = jax.lax.fori_loop(
+        0,
+        local.epochs,
+        lambda e, carry: training.epoch(e, order_key, step_key, carry),
+        start,
+    )
+    trained = LocalUpdate(end.params, end.batch_stats)
+    upload, memory = method.finish(client, trained, end.context)
+    return LocalResult(
+        end.params,
+        end.batch_stats,
+        upload,
+        memory,
+        method.weight(client, end.context),
+        metrics | end.metrics,
+    )
 
-    def objective(params: Params, batch_stats: Params, batch: Batch, context: PyTree):
+
+@dataclass(frozen=True)
+class Training:
+    """One client's training as functions of what changes, the ``Carry``.
+
+    Attributes:
+      method: Its hooks.
+      local: Epochs, batch size.
+      client: What the hooks see.
+      optimizer: The client's.
+    """
+
+    method: Method
+    local: LocalTraining
+    client: Client
+    optimizer: optax.GradientTransformation
+
+    def objective(
+        self, params: Params, batch_stats: Params, batch: Batch, context: PyTree
+    ) -> tuple[Array, tuple[Outputs, Params, Sums]]:
+        """The loss of a batch, in nats; its forward pass, statistics and metrics."""
+        method, client = self.method, self.client
         outputs, new_stats = method.forward(client, params, batch_stats, batch, context)
         task, count = task_loss(outputs, batch)
         extra, sums = method.loss(client, outputs, batch, context)
         sums = {"loss_task": (task, count)} | sums
         return task / jnp.maximum(count, 1.0) + extra, (outputs, new_stats, sums)
 
-    def step(batch: Batch, is_real: Array, key: Array, carry):
-        params, batch_stats, opt_state, context, sums = carry
-        grads, (outputs, new_stats, new_sums) = jax.grad(objective, has_aux=True)(
-            params, batch_stats, batch, context
+    def step(self, batch: Batch, is_real: Array, key: Array, carry: Carry) -> Carry:
+        """One optimizer step; nothing changes where ``is_real`` is false."""
+        grads, (outputs, new_stats, sums) = jax.grad(self.objective, has_aux=True)(
+            carry.params, carry.batch_stats, batch, carry.context
         )
-        this_step = Step(params, outputs, batch, key)
-        grads = method.grads(client, grads, this_step, context)
-        updates, new_opt_state = optimizer.update(grads, opt_state, params)
-        new_params = optax.apply_updates(params, updates)
-        if method.step_end is not None:
-            new_context = method.step_end(client, this_step, context)
-            context = select(is_real, new_context, context)
-        return (
+        this_step = Step(carry.params, outputs, batch, key)
+        grads, context = self.method.update(
+            self.client, grads, this_step, carry.context
+        )
+        updates, optimizer = self.optimizer.update(grads, carry.optimizer, carry.params)
+        params = optax.apply_updates(carry.params, updates)
+        optimizer = select(is_real, optimizer, carry.optimizer)
+        trains = self.client.model.trained(self.client.data.available)
+        if self.method.trained is not None:
+            chosen = self.method.trained(self.client, carry.done)
+            trains = scale_blocks(chosen, trains)
+            optimizer = keep_unowned(trains, optimizer, carry.optimizer, is_real)
+        return Carry(
             jax.tree.map(
                 lambda own, new, old: select(is_real & (own > 0), new, old),
-                trained,
-                new_params,
+                trains,
                 params,
+                carry.params,
             ),
-            select(is_real, new_stats, batch_stats),
-            select(is_real, new_opt_state, opt_state),
-            context,
-            jax.tree.map(jnp.add, sums, new_sums),
+            select(is_real, new_stats, carry.batch_stats),
+            optimizer,
+            select(is_real, context, carry.context),
+            jax.tree.map(jnp.add, carry.metrics, sums),
+            carry.done + is_real,
         )
 
-    def first_batch() -> Batch:
-        positions = jnp.arange(local.batch_size)
-        return data.batch(positions, positions < data.num_examples)
-
-    def epoch(e: Array, carry):
+    def epoch(self, e: Array, order_key: Array, step_key: Array, carry: Carry) -> Carry:
+        """Pass number ``e`` over the client's samples."""
+        local, data = self.local, self.client.data
         if local.shuffle:
             order = shuffled_positions(jax.random.fold_in(order_key, e), data)
         else:
             order = jnp.arange(data.capacity)
+        batches = -(-data.num_examples // local.batch_size)
 
-        def body(b: Array, carry):
+        def body(b: Array, carry: Carry) -> Carry:
             start = b * local.batch_size
             positions = jax.lax.dynamic_slice_in_dim(order, start, local.batch_size)
             places = start + jnp.arange(local.batch_size)
@@ -231,29 +247,24 @@ def train_client(
             if local.augment is not None:
                 key, augment_key = jax.random.split(key)
                 batch = local.augment(augment_key, batch)
-            return step(batch, b < batches, key, carry)
+            return self.step(batch, b < batches, key, carry)
 
-        params, batch_stats, opt_state, context, sums = jax.lax.fori_loop(
-            0, data.max_batches, body, carry
-        )
-        if method.epoch_end is not None:
-            context = method.epoch_end(client, params, batch_stats, context)
-        return params, batch_stats, opt_state, context, sums
+        carry = jax.lax.fori_loop(0, data.max_batches, body, carry)
+        if self.method.epoch_end is not None:
+            params, stats = carry.params, carry.batch_stats
+            new = self.method.epoch_end(self.client, params, stats, carry.context)
+            carry = carry._replace(context=new)
+        return carry
 
-    _, (_, _, shapes) = jax.eval_shape(
-        lambda: objective(client.params, client.batch_stats, first_batch(), context)
-    )
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    start = (
-        client.params,
-        client.batch_stats,
-        optimizer.init(client.params),
-        context,
-        zeros,
-    )
-    params, batch_stats, _, context, sums = jax.lax.fori_loop(
-        0, local.epochs, epoch, start
-    )
-    finished = Finished(params, batch_stats, batches * local.epochs)
-    upload, memory = method.finish(client, finished, context)
-    return LocalResult(params, batch_stats, upload, memory, metrics | sums)
+    def no_metrics(self, context: PyTree) -> Sums:
+        """The metrics of no step at all: zeros."""
+        client = self.client
+        positions = jnp.arange(self.local.batch_size)
+
+        def metrics() -> Sums:
+            batch = client.data.batch(positions, positions < client.data.num_examples)
+            values = self.objective(client.params, client.batch_stats, batch, context)
+            return values[1][2]
+
+        shapes = jax.eval_shape(metrics)
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 Array = jax.Array
 PyTree = Any
@@ -29,6 +30,32 @@ Params = dict[str, Any]
 
 Sums = dict[str, tuple[Array, Array]]
 """Metrics as mergeable (weighted sum, weight) pairs."""
+
+
+class Split(NamedTuple):
+    """Samples of one split, on the host.
+
+    Attributes:
+      inputs: Modality name -> [n, ...] float32, or int32 for token ids; images are
+        [n, height, width, channel]. An array may be a memory map of a file.
+      labels: [n] int32 in [0, C).
+      clients: [n] int32 natural client ids (speaker, volunteer...), or None.
+      available: [n, M] bool, which modalities a sample has, in the data set's order;
+        what it lacks may hold any number that ``check_dataset`` takes. None: all.
+      sequential: Neighbouring rows of a client overlap in content, as sliding windows
+        over one recording do; ``holdout.take_share`` then takes runs of them.
+    """
+
+    inputs: dict[str, np.ndarray]
+    labels: np.ndarray
+    clients: np.ndarray | None = None
+    available: np.ndarray | None = None
+    sequential: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of samples n."""
+        return len(self.labels)
 
 
 class Batch(NamedTuple):
@@ -105,6 +132,30 @@ class Model(NamedTuple):
     trained: Callable[[Array], Params]
 
 
+class Mean(NamedTuple):
+    """A part of an upload that is averaged: sum_i weight_i value_i / sum_i weight_i.
+
+    Attributes:
+      value: An array or a tree of arrays. In ``merge``: the cohort's mean, 0 where the
+        weight is 0.
+      weight: float32; its axes are the first ones of every array. In ``merge``: the
+        cohort's total.
+    """
+
+    value: PyTree
+    weight: Array
+
+
+class Sum(NamedTuple):
+    """A part of an upload that is added up over the accepted clients.
+
+    Attributes:
+      value: An array or a tree of arrays. In ``merge``: the cohort's sum.
+    """
+
+    value: PyTree
+
+
 class FederationState(NamedTuple):
     """Everything a federation needs to go on; a checkpoint is exactly this.
 
@@ -113,6 +164,7 @@ class FederationState(NamedTuple):
       batch_stats: Global BatchNorm statistics.
       shared: The method's server-side extras.
       memory: The method's per-client memory, every leaf stacked [N, ...].
+      personal: Blocks that stay at their client, stacked likewise; {} without any.
       server_optimizer: State of the server optimizer.
       round: int32 scalar, rounds done.
       key: PRNG key of the seed; named streams are folded out of it.
@@ -122,6 +174,7 @@ class FederationState(NamedTuple):
     batch_stats: Params
     shared: PyTree
     memory: PyTree
+    personal: Params
     server_optimizer: PyTree
     round: Array
     key: Array

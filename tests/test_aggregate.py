@@ -10,7 +10,7 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax import aggregate
-from tests.problems import (
+from fedcmi_jax.testing.problem import (
     AVAILABLE,
     MODALITIES,
     SIZES,
@@ -48,7 +48,9 @@ def sums_of(deltas, owns, sizes, accepted=None):
 
 def test_weighted_mean_over_owners_by_hand():
     sums = sums_of([(1.0, 5.0), (4.0, 7.0)], [(1.0, 0.0), (1.0, 0.0)], [10, 30])
-    new, _ = aggregate.apply_server_update(PARAMS, sums, None, ())
+    delta = aggregate.mean_delta(sums.deltas, sums.weights)
+    some = sums.num_accepted > 0
+    new, _ = aggregate.optimizer_step(PARAMS, delta, sums.weights, None, (), some)
     np.testing.assert_allclose(new["encoder"]["a"], [1 + (10 + 120) / 40])
     np.testing.assert_array_equal(new["encoder"]["v"], [2.0])
 
@@ -85,14 +87,14 @@ def test_clipping_bounds_the_round():
     assert 0 < float(optax.tree.norm(moved)) <= 1e-3 * np.sqrt(2) * 1.01
 
 
-def from_table(client):
+def from_table(client, context):
     """A client's weight in the table that the test put into the state; sizes differ."""
     place = jnp.argmax(client.data.federation.sizes == client.data.num_examples)
     return client.shared[place]
 
 
 WEIGHTED = fc.Method(
-    init_shared=lambda model, params, n: jnp.zeros(n), weight=from_table
+    init=lambda model, params, n: (jnp.zeros(n), ()), weight=from_table
 )
 
 
@@ -156,13 +158,13 @@ def test_the_default_weight_is_the_number_of_samples():
 
 
 def test_one_weight_in_a_chain():
-    one = fc.Method(name="one", weight=lambda client: client.memory + 1.0)
+    one = fc.Method(name="one", weight=lambda client, context: client.memory + 1.0)
     proximal = fc.methods.proximal(0.1)
     with pytest.raises(ValueError, match="one weight in the mean"):
         fc.chain(one, fc.chain(proximal, one))
-    client = fc.methods.Client(None, {}, {}, ((), ()), (1.0, 2.0), None, None, None)
-    assert fc.chain(one, proximal).weight(client) == 2.0
-    assert fc.chain(proximal, one).weight(client) == 3.0
+    client = fc.methods.Client(None, {}, {}, ((), ()), (1.0, 2.0), None, None, None, 1)
+    assert fc.chain(one, proximal).weight(client, ((), ())) == 2.0
+    assert fc.chain(proximal, one).weight(client, ((), ())) == 3.0
     assert "weight" in fc.methods.hooks(fc.chain(one, proximal))
     assert "weight" not in fc.methods.hooks(fc.chain(proximal, proximal))
 

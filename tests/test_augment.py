@@ -10,7 +10,7 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.models.augment import CropOptions, crop, crop_and_flip
-from tests.problems import algorithm, assert_close, federation, rounds
+from fedcmi_jax.testing.problem import algorithm, assert_close, federation, rounds
 
 WHOLE = CropOptions(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
 

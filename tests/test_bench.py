@@ -10,7 +10,7 @@ from fedcmi_jax.bench import workloads
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import sweep, timing
 from fedcmi_jax.experiment.experiment import build
-from tests.problems import assert_close, poison, rounds
+from fedcmi_jax.testing.problem import assert_close, poison, rounds
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ def state_of(round, extra=0):
             "bytes": np.array([[-128, 127]], np.int8),
             "keys": jax.random.split(jax.random.key(round, impl="rbg"), 3),
         },
+        personal={},
         server_optimizer=(Moments(np.int32(round), {"w": np.ones(3)[:, None]}), ()),
         round=jnp.int32(round),
         key=jax.random.key(round),

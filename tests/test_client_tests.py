@@ -18,7 +18,7 @@ from fedcmi_jax.evaluation.client_tests import (
 from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.experiment.split import deal
 from fedcmi_jax.partition.holdout import Held
-from tests.problems import AVAILABLE, dataset, model
+from fedcmi_jax.testing.problem import AVAILABLE, dataset, model
 from tests.test_config import tiny
 
 # The third client has no sample; those of the others are not in their order.

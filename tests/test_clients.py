@@ -8,7 +8,7 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.clients import client_mesh, deal, replicate
 from fedcmi_jax.experiment import autotune
-from tests.problems import (
+from fedcmi_jax.testing.problem import (
     SIZES,
     algorithm,
     assert_close,

@@ -9,8 +9,8 @@ import fedcmi_jax as fc
 from fedcmi_jax.evaluation import metrics as evaluation
 from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.experiment.split import deal
-from fedcmi_jax.methods.base import is_set
-from tests.problems import (
+from fedcmi_jax.methods.base import has_own_models
+from fedcmi_jax.testing.problem import (
     AVAILABLE,
     MODALITIES,
     assert_equal,
@@ -215,6 +215,6 @@ def test_personal_columns_are_of_methods_with_personal_blocks(method, personal):
 
 def test_a_chain_starts_as_its_parts_do():
     plain = fc.chain(fc.methods.fedcmi(), fc.methods.fedprox(mu=0.1))
-    assert not is_set(plain, "start")
+    assert not has_own_models(plain)
     own = fc.methods.fedcmi(personal_infiltration=True)
-    assert is_set(fc.chain(own, fc.methods.fedprox(mu=0.1)), "start")
+    assert has_own_models(fc.chain(own, fc.methods.fedprox(mu=0.1)))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
+from fedcmi_jax.aggregate import mean_upload, weighted_upload
 from fedcmi_jax.methods._infiltration import (
     argmax_last,
     class_probabilities,
@@ -17,7 +19,7 @@ from fedcmi_jax.methods._infiltration import (
     distillation_loss,
     mean_ratios,
 )
-from tests.problems import (
+from fedcmi_jax.testing.problem import (
     algorithm,
     assert_close,
     assert_equal,
@@ -247,11 +249,10 @@ def test_personal_blocks_stay_at_the_client():
     fed = federation()
     start = problem.init(jax.random.key(0), fed)
     state, _ = rounds(problem, fed, 2)
-    memory, _ = state.memory  # chained with the proximal term
     for kind in ("infiltration_projector", "head"):
         assert_equal(state.params[kind], start.params[kind])
     # Client 0 has both modalities, client 1 lacks the second: its head stays.
-    head = memory["head"][fed.modalities[1]]["out"]["kernel"]
+    head = state.personal["head"][fed.modalities[1]]["out"]["kernel"]
     initial = start.params["head"][fed.modalities[1]]["out"]["kernel"]
     assert bool((head[0] != initial).any())
     np.testing.assert_array_equal(head[1], initial)
@@ -260,24 +261,34 @@ def test_personal_blocks_stay_at_the_client():
 
 
 def test_multimodal_only_heads_ignore_single_modality_clients():
-    method = fc.methods.fedcmi(head_owner_multimodal_only=True)
-    heads = {"a": jnp.array(1.0), "v": jnp.array(0.0)}
-    weights = {"head": heads, "fusion": jnp.ones(())}
-    alone = method.owned(weights, jnp.array([1.0, 0.0]))
-    assert float(alone["head"]["a"]) == 0.0
-    both = method.owned(weights, jnp.array([1.0, 1.0]))
-    assert float(both["head"]["a"]) == 1.0
+    method = fc.methods.fedcmi(head_owner_multimodal_only=True, mu=0.0)
+    data = SimpleNamespace(num_examples=jnp.array(3))
+    client = SimpleNamespace(params={"head": {}, "fusion": {}}, data=data)
+    for multimodal in (0.0, 1.0):
+        context = SimpleNamespace(multimodal=multimodal)
+        weight = method.weight(client, context)
+        assert_equal(weight, {"head": jnp.array(3 * multimodal), "fusion": 3.0})
 
 
 def test_server_ratio_is_the_sample_weighted_mean():
     method = fc.methods.fedcmi(mu=0.0, dominance="server")
-    shared = method.init_shared(_TwoModalities, {}, 5)
+    shared, _ = method.init(_TwoModalities, {}, 5)
     np.testing.assert_array_equal(shared.ratios, [1, 1])
-    upload = (jnp.array([3.0 * 10 + 0.5 * 30, 40.0]), jnp.array(40.0))
-    merged = method.merge(shared, upload, None)
+    sent = [
+        fc.methods.Mean(jnp.array([3.0, 1.0]), jnp.array(10.0)),
+        fc.methods.Mean(jnp.array([0.5, 1.0]), jnp.array(30.0)),
+    ]
+    added = jax.tree.map(jnp.add, *map(weighted_upload, sent))
+    merged, _ = method.merge(cohort(shared), mean_upload(added))
     np.testing.assert_allclose(merged.ratios, [45 / 40, 1.0])
-    nobody = method.merge(merged, (jnp.zeros(2), jnp.zeros(())), None)
+    none = fc.methods.Mean(jnp.zeros(2), jnp.zeros(()))
+    nobody, _ = method.merge(cohort(merged), mean_upload(none))
     assert_equal(nobody, merged)
+
+
+def cohort(shared):
+    """What ``merge`` sees, as far as it looks at it."""
+    return SimpleNamespace(shared=shared, memory=())
 
 
 class _TwoModalities:

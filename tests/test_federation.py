@@ -5,7 +5,7 @@ import pytest
 
 from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.federation import coarse_capacity
-from tests.problems import SIZES, federation
+from fedcmi_jax.testing.problem import SIZES, federation
 from tests.test_config import tiny
 
 

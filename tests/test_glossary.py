@@ -11,7 +11,7 @@ from fedcmi_jax.evaluation import glossary
 from fedcmi_jax.evaluation.glossary import GLOSSARY, explain
 from fedcmi_jax.experiment import run_folder, training
 from fedcmi_jax.experiment.experiment import build
-from tests.problems import algorithm, federation
+from fedcmi_jax.testing.problem import algorithm, federation
 from tests.test_config import tiny
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "glossary.md"

@@ -9,7 +9,7 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.local import shuffled_positions
-from tests.problems import (
+from fedcmi_jax.testing.problem import (
     SIZES,
     algorithm,
     assert_close,

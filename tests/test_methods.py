@@ -1,8 +1,10 @@
 """Hand-worked numbers of the methods FedCMI is compared with."""
 
+import functools
 import importlib
 import inspect
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +13,21 @@ import optax
 import pytest
 
 import fedcmi_jax as fc
+from fedcmi_jax.aggregate import mean_upload, weighted_upload
 from fedcmi_jax.methods._prototypes import (
     ClassSums,
     Prototypes,
     class_means,
     distance_logits,
+    known_or_old,
     prototype_loss,
     pull,
     true_class_scores,
+    uploaded,
 )
-from fedcmi_jax.methods.base import Cohort, Finished, in_window
-from tests.problems import (
+from fedcmi_jax.methods._samples import in_window
+from fedcmi_jax.methods.seen import LocalUpdate
+from fedcmi_jax.testing.problem import (
     algorithm,
     assert_close,
     assert_equal,
@@ -116,7 +122,7 @@ def test_prototypes_by_hand():
     later = ClassSums(
         {"a": jnp.zeros((3, 2)).at[2].set(6.0)}, {"a": jnp.array([0.0, 0.0, 2.0])}
     )
-    second = class_means(later, first)
+    second = known_or_old(mean_upload(weighted_upload(uploaded(later))), first)
     np.testing.assert_array_equal(second.means["a"], [[2, 0], [0, 4], [3, 3]])
     np.testing.assert_array_equal(second.known["a"], [1, 1, 1])
 
@@ -181,7 +187,7 @@ def _features(h, labels, valid, round=1, shared=None):
     """A client, outputs and batch of one modality with features h [B, F]."""
     net = _OneModality
     client = fc.methods.Client(
-        net, {}, {}, shared, (), _Data(len(h)), jnp.array(round), jnp.array(0.1)
+        net, {}, {}, shared, (), _Data(len(h)), jnp.array(round), jnp.array(0.1), 1
     )
     outputs = fc.Outputs(jnp.zeros((len(h), 3)), {"m": h}, {}, {}, {}, {})
     valid = jnp.array(valid)
@@ -253,10 +259,11 @@ def test_agm_clips_by_the_fusions_weights_only(leaf, clipped):
     ones = jnp.ones((1, 2))
     batch = fc.Batch({}, jnp.zeros(1, int), jnp.ones(1), ones, jnp.zeros(1, int))
     client = fc.methods.Client(
-        net, {}, {}, (), (), _Data(1, 2), jnp.array(0), jnp.array(0.1)
+        net, {}, {}, (), (), _Data(1, 2), jnp.array(0), jnp.array(0.1), 1
     )
-    step = fc.methods.Step({}, None, batch, None)
-    changed = fc.methods.fedagm().grads(client, grads, step, ())
+    step = _step(extra=(jnp.zeros(2), jnp.array(0.0)), batch=batch)
+    scores = module("fedagm").Scores(jnp.zeros(2), jnp.zeros((), jnp.int32))
+    changed, _ = fc.methods.fedagm().update(client, grads, step, scores)
     if clipped:
         assert float(optax.tree.norm(changed)) == pytest.approx(1.0, rel=1e-6)
     else:
@@ -265,19 +272,19 @@ def test_agm_clips_by_the_fusions_weights_only(leaf, clipped):
 
 def test_agm_scores_over_three_steps():
     """S is the mean of the losses before, and padded steps do nothing."""
-    method = fc.methods.fedagm()
+    update = functools.partial(fc.methods.fedagm(clip=False).update, None, {})
     agm = module("fedagm")
     context = agm.Scores(jnp.zeros(2), jnp.zeros((), jnp.int32))
     losses = [[1.0, 2.0], [0.5, 1.0], [0.0, 3.0]]
     for i, loss in enumerate(losses):
         step = _step(extra=(jnp.array(loss), jnp.array(4.0)))
-        context = method.step_end(None, step, context)
+        _, context = update(step, context)
         np.testing.assert_allclose(
             context.means, np.mean(losses[: i + 1], axis=0), rtol=1e-6
         )
     assert int(context.steps) == 3
     nobody = _step(extra=(jnp.array([9.0, 9.0]), jnp.array(0.0)))
-    assert_equal(method.step_end(None, nobody, context), context)
+    assert_equal(update(nobody, context)[1], context)
     # S = (0.5, 2), s = (0.2, 1.2): tau_a = e^1.5, r_a = e^1, k_a = exp(tau_a - r_a).
     k = agm.coefficients(jnp.array([0.2, 1.2]), jnp.array([0.5, 2.0]), 1.0)
     expected_a = math.exp(math.exp(1.5) - math.exp(1.0))
@@ -304,9 +311,9 @@ def test_agm_remembers_scores_across_rounds():
     assert second.memory.steps.tolist()[:2] == [12, 0]
 
 
-def _step(extra):
+def _step(extra, batch=None):
     outputs = fc.Outputs(jnp.zeros((1, 2)), {}, {}, {}, {}, {}, extra)
-    return fc.methods.Step({}, outputs, None, None)
+    return fc.methods.Step({}, outputs, batch, None)
 
 
 # --- SCAFFOLD -------------------------------------------------------------------------
@@ -324,22 +331,24 @@ def test_scaffold_over_two_rounds_by_hand():
     """Two clients of N = 4 with 1 and 3 samples; K_i = 2 steps, eta = 0.5."""
     method = fc.methods.scaffold()
     params = {"w": jnp.array(1.0)}
-    c = method.init_shared(Scalar, params, 4)
-    memory = [method.init_client(Scalar, params) for _ in range(2)]
+    c, c_0 = method.init(Scalar, params, 4)
+    memory = [c_0, c_0]
 
     def one_round(params, c, memory, ends):
         uploads, new = [], []
         for size, c_i, end in zip((1, 3), memory, ends, strict=True):
             client = fc.methods.Client(
-                Scalar, params, {}, c, c_i, _Data(size), jnp.array(0), jnp.array(0.5)
+                Scalar, params, {}, c, c_i, _Data(size), jnp.array(0), jnp.array(0.5), 2
             )
-            finished = Finished({"w": jnp.array(end)}, {}, jnp.array(2))
-            upload, c_new = method.finish(client, finished, ())
-            uploads.append(upload)
+            ended = LocalUpdate({"w": jnp.array(end)}, {})
+            upload, c_new = method.finish(client, ended, ())
+            uploads.append(weighted_upload(upload))
             new.append(c_new)
         total = jax.tree.map(lambda a, b: a + b, *uploads)
-        cohort = Cohort(Scalar, _Federation(4), None, None, None, jnp.array(2.0))
-        return method.merge(c, total, cohort), new
+        cohort = SimpleNamespace(
+            federation=_Federation(4), shared=c, memory=(), num_accepted=jnp.array(2.0)
+        )
+        return method.merge(cohort, mean_upload(total))[0], new
 
     c, memory = one_round(params, c, memory, (0.5, 0.0))
     # c_i = (1 - end) / (2 * 0.5) = 0.5, 1; c = (2/4) (1 * 0.5 + 3 * 1) / 4 = 0.4375.
@@ -351,9 +360,9 @@ def test_scaffold_over_two_rounds_by_hand():
     assert [float(m["w"]) for m in memory] == [0.1875, 0.5625]
     assert float(c["w"]) == 0.234375
     client = fc.methods.Client(
-        Scalar, params, {}, c, memory[0], _Data(1), jnp.array(0), jnp.array(0.5)
+        Scalar, params, {}, c, memory[0], _Data(1), jnp.array(0), jnp.array(0.5), 2
     )
-    g = method.grads(client, {"w": jnp.array(2.0)}, None, ())
+    g, _ = method.update(client, {"w": jnp.array(2.0)}, None, ())
     assert float(g["w"]) == 2.0 + 0.234375 - 0.1875
 
 

@@ -9,7 +9,7 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.models.layers import BatchNorm, Conv, GroupNorm, max_pool
 from fedcmi_jax.models.two_projector import replace_missing
-from tests.problems import dataset, model
+from fedcmi_jax.testing.problem import dataset, model
 
 
 def normal(*shape, seed=0):

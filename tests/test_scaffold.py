@@ -8,8 +8,8 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import experiment
-from fedcmi_jax.local import torch_sgd
-from fedcmi_jax.methods.base import Finished
+from fedcmi_jax.methods.seen import LocalUpdate
+from fedcmi_jax.optimizers import torch_sgd
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(1, 1.0), (5, 2.63), (20, 6.05)])
@@ -59,11 +59,19 @@ def test_variates_measure_the_mean_gradient_under_momentum(momentum, steps):
         w -= rate * buffer
     zero = {"w": jnp.zeros(())}
     client = fc.methods.Client(
-        Scalar, {"w": jnp.ones(())}, {}, zero, zero, Samples, 0, jnp.array(rate)
+        Scalar,
+        {"w": jnp.ones(())},
+        {},
+        zero,
+        zero,
+        Samples,
+        0,
+        learning_rate=jnp.array(rate),
+        num_steps=jnp.array(steps),
     )
-    finished = Finished({"w": jnp.array(w)}, {}, jnp.array(steps))
+    ended = LocalUpdate({"w": jnp.array(w)}, {})
     method = fc.methods.scaffold(momentum=momentum)
-    _, variate = method.finish(client, finished, ())
+    _, variate = method.finish(client, ended, ())
     assert float(variate["w"]) == pytest.approx(gradient, rel=1e-4)
 
 

@@ -12,8 +12,8 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.methods._facility_location import distances, greedy
-from fedcmi_jax.methods.base import Finished
-from tests.problems import (
+from fedcmi_jax.methods.seen import LocalUpdate
+from fedcmi_jax.testing.problem import (
     SIZES,
     algorithm,
     assert_close,
@@ -54,6 +54,7 @@ def client(i, use=None):
         data,
         jnp.array(0),
         jnp.array(0.1),
+        num_steps=3,
         has=fed.available[i],
     )
 
@@ -108,8 +109,10 @@ def test_powd_averages_by_hand():
     net, fed = model("classifier"), federation(np.ones((5, 2), bool))
     alone = algorithm(
         fc.Method(
-            init_shared=lambda *_: jnp.zeros(1, jnp.int32),
-            select=lambda server, key: (server.shared, fed.available[server.shared]),
+            init=lambda *_: (jnp.zeros(1, jnp.int32), ()),
+            select=lambda server, key: fc.methods.Selection(
+                server.shared, fed.available[server.shared], server.shared, ()
+            ),
         ),
         net,
         clients_per_round=1,
@@ -135,8 +138,8 @@ def test_powd_a_client_without_samples_has_no_weight():
     nobody = client(0)._replace(
         data=dataclasses.replace(client(0).data, num_examples=0)
     )
-    assert float(weight(nobody)) == 0.0
-    assert float(weight(client(0))) == 1.0
+    assert float(weight(nobody, ())) == 0.0
+    assert float(weight(client(0), ())) == 1.0
 
 
 def test_powd_refuses_too_few_candidates():
@@ -268,7 +271,7 @@ def trained(i, use):
         m: other["encoder"][m] if uses else before.params["encoder"][m]
         for m, uses in zip(before.model.modalities, use, strict=True)
     }
-    return before, Finished(other | {"encoder": encoders}, batch_stats, jnp.array(1))
+    return before, LocalUpdate(other | {"encoder": encoders}, batch_stats)
 
 
 def accuracies_by_hand(i, params, batch_stats):
@@ -298,40 +301,40 @@ def accuracies_by_hand(i, params, batch_stats):
 
 @pytest.mark.parametrize("use", [BOTH, FIRST, SECOND])
 def test_bmsfed_measures_b_of_restricted_clients_too(use):
-    before, finished = trained(2, use)
-    sums, memory = bmsfed.report(before, finished, stale=False)
-    accuracies = accuracies_by_hand(2, finished.params, finished.batch_stats)
+    before, ended = trained(2, use)
+    sums, memory = bmsfed.report(before, ended, stale=False)
+    accuracies = accuracies_by_hand(2, *ended)
     first, second = (accuracies[m] for m in before.model.modalities)
     np.testing.assert_allclose(memory.balance, first / second, rtol=1e-6)
     assert float(memory.balance) != float(before.memory.balance)
     # Pbar: its samples count with all modalities that it has.
     for m in before.model.modalities:
-        assert float(sums.counts[m].sum()) == SIZES[2]
+        assert float(sums[m].weight.sum()) == SIZES[2]
 
 
 @pytest.mark.parametrize(("i", "use"), [(1, FIRST), (3, SECOND)])
 def test_bmsfed_unimodal_clients_have_b_one_and_half_a_g(i, use):
-    before, finished = trained(i, use)
-    sums, memory = bmsfed.report(before, finished, stale=False)
+    before, ended = trained(i, use)
+    sums, memory = bmsfed.report(before, ended, stale=False)
     assert float(memory.balance) == 1.0
     for m, uses in zip(before.model.modalities, use, strict=True):
         update = bmsfed.flat(before.params["encoder"][m]) - bmsfed.flat(
-            finished.params["encoder"][m]
+            ended.params["encoder"][m]
         )
         assert bool((update != 0).any()) == bool(uses)
         np.testing.assert_array_equal(memory.both[m], update)
         np.testing.assert_array_equal(memory.single[m], update if uses else 7.0)
-        assert float(sums.counts[m].sum()) == (SIZES[i] if uses else 0)
+        assert float(sums[m].weight.sum()) == (SIZES[i] if uses else 0)
 
 
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize("use", [BOTH, FIRST, SECOND])
 def test_bmsfed_which_updates_a_training_replaces(use, stale):
     """All that it has: G_i, and G_{i,m} unless stale. One of two: its G_{i,m} alone."""
-    before, finished = trained(2, use)
-    both, single = bmsfed.updates(before, finished, stale)
+    before, ended = trained(2, use)
+    both, single = bmsfed.updates(before, ended, stale)
     for m, uses in zip(before.model.modalities, use, strict=True):
-        new = flat_encoders(before.params)[m] - flat_encoders(finished.params)[m]
+        new = flat_encoders(before.params)[m] - flat_encoders(ended.params)[m]
         renewed = uses and not (stale and use == BOTH)
         np.testing.assert_array_equal(both[m], new if use == BOTH else 7.0)
         np.testing.assert_array_equal(single[m], new if renewed else 7.0)
@@ -340,10 +343,13 @@ def test_bmsfed_which_updates_a_training_replaces(use, stale):
 def test_bmsfed_a_restricted_client_can_be_set_free():
     """Everybody trains twice; b = 100 everywhere at first, far beyond theta."""
     fed = federation(np.ones((5, 2), bool))
-    method = fc.methods.bmsfed(threshold=13.0)._replace(probe=None)  # b <= n_i <= 12
+    method = fc.methods.bmsfed(threshold=13.0)  # b <= n_i <= 12
     problem = algorithm(method, model("classifier"))
     start = problem.init(jax.random.key(0), fed)
-    start = start._replace(memory=start.memory._replace(balance=jnp.full(5, 100.0)))
+    start = start._replace(
+        shared=start.shared._replace(probed=jnp.ones(())),  # no survey
+        memory=start.memory._replace(balance=jnp.full(5, 100.0)),
+    )
     first, _ = compiled(problem)(start, fed)
     second, _ = compiled(problem)(first, fed)
 
@@ -364,16 +370,14 @@ def used(method, table, balances):
     """
     n, net, fed = len(SIZES), model("classifier"), federation(table)
     params, batch_stats = net.init(jax.random.key(0))
-    memory = jax.tree.map(
-        lambda x: jnp.tile(x[None], (n,) + (1,) * x.ndim),
-        method.init_client(net, params),
-    )
+    shared, own = method.init(net, params, n)
+    memory = jax.tree.map(lambda x: jnp.tile(x[None], (n,) + (1,) * x.ndim), own)
     b = jnp.array(balances, jnp.float32)
     server = fc.methods.Server(
         net,
         params,
         batch_stats,
-        shared=method.init_shared(net, params, n),
+        shared=shared._replace(probed=jnp.ones(())),
         memory=memory._replace(balance=b),
         federation=fed,
         cohort_size=n,
@@ -381,7 +385,7 @@ def used(method, table, balances):
         map=lambda fn, ids, use: b[ids],
         train=None,
     )
-    ids, use = method.select(server, jax.random.key(0))
+    ids, use, _, _ = method.select(server, jax.random.key(0))
     return dict(zip(ids.tolist(), use.tolist(), strict=True))
 
 

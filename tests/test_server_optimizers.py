@@ -10,10 +10,10 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax import server_optimizers
-from fedcmi_jax.aggregate import UpdateSums, apply_server_update
+from fedcmi_jax.aggregate import UpdateSums, mean_delta, optimizer_step
 from fedcmi_jax.experiment.config import Config, ServerConfig, check_config
 from fedcmi_jax.experiment.experiment import _server_optimizer
-from tests.problems import AVAILABLE, algorithm, assert_equal, federation
+from fedcmi_jax.testing.problem import AVAILABLE, algorithm, assert_equal, federation
 
 RATE = 0.1
 PAPER = {
@@ -60,10 +60,14 @@ class ByHand:
 
 @functools.cache
 def update_with(optimizer):
-    """``apply_server_update`` as one compiled program."""
-    return jax.jit(
-        lambda params, one, state: apply_server_update(params, one, optimizer, state)
-    )
+    """``optimizer_step`` as one compiled program."""
+
+    def update(params, sums, state):
+        delta = mean_delta(sums.deltas, sums.weights)
+        some = sums.num_accepted > 0
+        return optimizer_step(params, delta, sums.weights, optimizer, state, some)
+
+    return jax.jit(update)
 
 
 def sums(deltas, weights):

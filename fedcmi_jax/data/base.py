@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedcmi_jax.types import Split as Split
+
 _CHECKED_BYTES = 1 << 24
 """Bytes of an array looked at together: no copy of a large memory map, little Python
 per sample. 16 MiB stay in a processor's cache or near it."""
@@ -12,32 +14,6 @@ per sample. 16 MiB stay in a processor's cache or near it."""
 MAX_INPUT = float(np.sqrt(np.finfo(np.float32).max))
 """About 1.8e19. The square of anything larger is no float32, and norms, variances and
 gradients take squares."""
-
-
-class Split(NamedTuple):
-    """Samples of one split, on the host.
-
-    Attributes:
-      inputs: Modality name -> [n, ...] float32, or int32 for token ids; images are
-        [n, height, width, channel]. An array may be a memory map of a file.
-      labels: [n] int32 in [0, C).
-      clients: [n] int32 natural client ids (speaker, volunteer...), or None.
-      available: [n, M] bool, which modalities a sample has, in the data set's order;
-        what it lacks may hold any number that ``check_dataset`` takes. None: all.
-      sequential: Neighbouring rows of a client overlap in content, as sliding windows
-        over one recording do; ``split.take_share`` then takes runs of them.
-    """
-
-    inputs: dict[str, np.ndarray]
-    labels: np.ndarray
-    clients: np.ndarray | None = None
-    available: np.ndarray | None = None
-    sequential: bool = False
-
-    @property
-    def size(self) -> int:
-        """Number of samples n."""
-        return len(self.labels)
 
 
 class Dataset(NamedTuple):

@@ -109,7 +109,7 @@ def save(
     Example:
       >>> import tempfile
       >>> state = FederationState(
-      ...     {}, {}, (), (), (), jax.numpy.int32(5), jax.random.key(0)
+      ...     {}, {}, (), (), {}, (), jax.numpy.int32(5), jax.random.key(0)
       ... )
       >>> folder = tempfile.mkdtemp()
       >>> save(folder, state)
@@ -181,7 +181,7 @@ def restore(folder: str | Path, like: FederationState) -> Restored:
     Example:
       >>> import tempfile
       >>> state = FederationState(
-      ...     {}, {}, (), (), (), jax.numpy.int32(5), jax.random.key(0)
+      ...     {}, {}, (), (), {}, (), jax.numpy.int32(5), jax.random.key(0)
       ... )
       >>> folder = tempfile.mkdtemp()
       >>> save(folder, state)

@@ -31,10 +31,12 @@ from fedcmi_jax.experiment.measures import Measures, build_measures
 from fedcmi_jax.experiment.seed_axis import over_seeds, seed_keys
 from fedcmi_jax.experiment.split import deal, load_dataset
 from fedcmi_jax.federation import Federation, build_federation, coarse_capacity
-from fedcmi_jax.local import LocalTraining, Optimizer, linear_decay, torch_sgd
+from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods._momentum import momentum_gain
-from fedcmi_jax.methods.base import FEDAVG, Method, is_set
+from fedcmi_jax.methods.base import FEDAVG, Method, has_own_models, own_model
+from fedcmi_jax.methods.seen import Kept
 from fedcmi_jax.models.augment import crop_and_flip
+from fedcmi_jax.optimizers import Optimizer, linear_decay, torch_sgd
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
 
@@ -169,12 +171,12 @@ def build(
         )
         return over_seeds(algorithm) if config.map_seeds else algorithm
 
-    personal = is_set(method, "start")
+    personal = has_own_models(method)
     measures = build_measures(
         dealt,
         federation,
         model,
-        personal=method.start if personal else None,
+        personal=functools.partial(own_model, method) if personal else None,
         stream=config.stream,
         compiled=None if like is None else like.measures.compiled,
     )
@@ -234,8 +236,8 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
       True
     """
     params = experiment.algorithm.deploy(state, experiment.federation)
-    memory = state.memory if experiment.personal else None
-    what = (params, state.batch_stats, memory)
+    kept = Kept(state.memory, state.personal) if experiment.personal else None
+    what = (params, state.batch_stats, kept)
     if experiment.mesh is not None:  # one device per process does it
         what = hosts.fetch(what)
     return experiment.measures.all(*what)
@@ -247,7 +249,7 @@ def rounds_per_call(config: Config) -> int:
 
 
 def _check_stream(method: Method) -> None:
-    if method.probe is not None or method.select is not None:
+    if method.select is not None:
         raise ValueError(
             f"stream: method {method.name!r} looks at clients before it chooses, and "
             "only the cohort's samples would be there; leave stream out"

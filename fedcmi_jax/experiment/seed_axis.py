@@ -10,7 +10,7 @@ import numpy as np
 from fedcmi_jax.algorithm import FederatedAlgorithm
 from fedcmi_jax.types import FederationState, PyTree
 
-_AXES: Any = FederationState(*(0, 0, 0, 0, 0, None, 0))  # type: ignore[arg-type]
+_AXES: Any = FederationState(*(0, 0, 0, 0, 0, 0, None, 0))  # type: ignore[arg-type]
 """Where a state of several seeds has their axis; the round is common to all."""
 
 OWN_NAMES = ("round", "rejected")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.federation import ClientData
-from fedcmi_jax.types import Array, Batch, Model, Params, Sums
+from fedcmi_jax.types import Array, Batch, Mean, Model, Params, Sums
 
 DISTANCE_FLOOR = 1e-12
 """Added to squared distances: the gradient of sqrt at 0 is infinite (methods 7)."""
@@ -90,24 +90,33 @@ def class_sums(
     return jax.lax.stop_gradient(data.sum(sums))
 
 
-def class_means(sums: ClassSums, old: Prototypes | None = None) -> Prototypes:
-    """totals / counts; a class without samples keeps its old prototype, if any.
-
-    Args:
-      sums: Sums and counts.
-      old: What was known before; None: nothing.
-
-    Returns:
-      The prototypes.
-    """
+def class_means(sums: ClassSums) -> Prototypes:
+    """totals / counts; a class without samples has no prototype."""
     means, known = {}, {}
     for m, counts in sums.counts.items():
+        means[m] = sums.totals[m] / jnp.maximum(counts, 1.0)[:, None]
+        known[m] = (counts > 0).astype(jnp.float32)
+    return Prototypes(means, known)
+
+
+def uploaded(sums: ClassSums) -> dict[str, Mean]:
+    """What a client sends of its class means: modality -> P_m [C, F] and N_m [C]."""
+    means = class_means(sums).means
+    return {m: Mean(means[m], counts) for m, counts in sums.counts.items()}
+
+
+def known_or_old(upload: dict[str, Mean], old: Prototypes) -> Prototypes:
+    """The cohort's class means; a class that nobody has keeps its old prototype.
+
+    Args:
+      upload: Modality -> the cohort's mean of ``uploaded``.
+      old: What was known before.
+    """
+    means, known = {}, {}
+    for m, (mean, counts) in upload.items():
         seen = counts > 0
-        mean = sums.totals[m] / jnp.maximum(counts, 1.0)[:, None]
-        before = jnp.zeros_like(mean) if old is None else old.means[m]
-        was_known = jnp.zeros_like(counts) if old is None else old.known[m]
-        means[m] = jnp.where(seen[:, None], mean, before)
-        known[m] = jnp.where(seen, 1.0, was_known)
+        means[m] = jnp.where(seen[:, None], mean, old.means[m])
+        known[m] = jnp.where(seen, 1.0, old.known[m])
     return Prototypes(means, known)
 
 

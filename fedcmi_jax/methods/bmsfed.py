@@ -1,17 +1,21 @@
 """BMSFed: Fan et al., ECCV 2024, arXiv 2401.00403; methods 11."""
 
+import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.federation import ClientData
+from fedcmi_jax.methods._checks import check_choice, check_not_negative
 from fedcmi_jax.methods._facility_location import distances, greedy
 from fedcmi_jax.methods._prototypes import (
     ClassSums,
     Prototypes,
     class_means,
     class_sums,
+    known_or_old,
     modality_logits,
     nearest_accuracy,
     no_prototypes,
@@ -19,20 +23,14 @@ from fedcmi_jax.methods._prototypes import (
     pull,
     score_ratio,
     true_class_scores,
+    uploaded,
 )
-from fedcmi_jax.methods.base import (
-    Client,
-    Cohort,
-    Finished,
-    Method,
-    Server,
-    check_choice,
-    check_not_negative,
-    complete_samples,
-)
-from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
+from fedcmi_jax.methods._samples import complete_samples
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Selection, Server
+from fedcmi_jax.types import Array, Batch, Mean, Model, Outputs, Params, PyTree, Sums
 
-Selection = Literal["balanced", "submodular", "uniform"]
+Choice = Literal["balanced", "submodular", "uniform"]
 
 
 class Shared(NamedTuple):
@@ -70,7 +68,7 @@ def bmsfed(
     *,
     alpha: float = 2.0,
     threshold: float = 2.0,
-    selection: Selection = "balanced",
+    selection: Choice = "balanced",
     grad_epochs: int = 1,
     drop_threshold: float | None = None,
     stale_single_updates: bool = False,
@@ -134,7 +132,7 @@ def bmsfed(
       'bmsfed'
     """
     check_not_negative(alpha=alpha)
-    check_choice("selection", selection, Selection)
+    check_choice("selection", selection, Choice)
     if not threshold >= 1:
         raise ValueError(f"threshold: {threshold} is below 1; 1 is perfect balance")
     if grad_epochs < 1:
@@ -152,19 +150,16 @@ def bmsfed(
                 f"{len(model.modalities)}; choose another method"
             )
 
-    def init_shared(model: Model, params: Params, num_clients: int) -> Shared:
-        del params
+    def init(model: Model, params: Params, num_clients: int) -> tuple[Shared, Memory]:
         square = jnp.zeros((num_clients, num_clients))
-        return Shared(
+        shared = Shared(
             no_prototypes(model),
             jnp.zeros(()),
             square,
             {m: square for m in model.modalities},
         )
-
-    def init_client(model: Model, params: Params) -> Memory:
         zero = {m: 0.0 * flat(params["encoder"][m]) for m in model.modalities}
-        return Memory(zero, zero, jnp.ones(()))
+        return shared, Memory(zero, zero, jnp.ones(()))
 
     def loss(
         client: Client, outputs: Outputs, batch: Batch, context: PyTree
@@ -173,60 +168,23 @@ def bmsfed(
         return balanced_loss(client, outputs, batch, client.shared.prototypes, alpha)
 
     def finish(
-        client: Client, finished: Finished, context: PyTree
-    ) -> tuple[ClassSums, Memory]:
+        client: Client, local_update: LocalUpdate, context: PyTree
+    ) -> tuple[dict[str, Mean], Memory]:
         del context
-        return report(client, finished, stale_single_updates)
+        return report(client, local_update, stale_single_updates)
 
-    def merge(shared: Shared, upload: ClassSums, cohort: Cohort) -> Shared:
-        del cohort
-        return shared._replace(prototypes=class_means(upload, shared.prototypes))
+    def merge(cohort: Cohort, upload: dict[str, Mean]) -> tuple[Shared, Memory]:
+        prototypes = known_or_old(upload, cohort.shared.prototypes)
+        shared = cohort.shared._replace(prototypes=prototypes)
+        return renewed(shared, cohort.memory, cohort.ids), cohort.memory
 
-    def conclude(
-        shared: Shared, memory: Memory, cohort: Cohort
-    ) -> tuple[Shared, Memory]:
-        return renewed(shared, memory, cohort.ids), memory
-
-    def survey(server: Server, key: Array) -> tuple[Shared, Memory]:
-        del key
-
-        def first(client: Client, key: Array) -> tuple[ClassSums, Memory]:
-            sums = class_sums(
-                client.model, client.data, client.params, client.batch_stats
-            )
-            own = class_means(sums)
-            pmr = Method(loss=lambda c, o, b, _: balanced_loss(c, o, b, own, alpha))
-            finished = server.train(pmr, grad_epochs, client, key)
-            b = balance(
-                client.model, client.data, client.params, client.batch_stats, own
-            )
-            memory = Memory(*updates(client, finished, stale=False), b)
-            fine = jnp.stack(
-                [jnp.isfinite(x).all() for x in jax.tree.leaves((sums, memory))]
-            ).all()
-            return jax.tree.map(
-                lambda x, other: jnp.where(fine, x, other),
-                (sums, memory),
-                (jax.tree.map(jnp.zeros_like, sums), client.memory),
-            )
-
-        n = server.federation.num_clients
-        everybody = jnp.arange(n, dtype=jnp.int32)
-        sums, memory = server.map(first, everybody, server.federation.available)
-        total = jax.tree.map(lambda x: x.sum(0), sums)
-        shared = server.shared._replace(
-            prototypes=class_means(total), probed=jnp.ones(())
-        )
-        return renewed(shared, memory, everybody), memory
-
-    def probe(server: Server, key: Array) -> tuple[Shared, Memory]:
-        return jax.lax.cond(
+    def select(server: Server, key: Array) -> Selection:
+        shared, memory = jax.lax.cond(
             server.shared.probed > 0,
             lambda: (server.shared, server.memory),
-            lambda: survey(server, key),
+            lambda: survey(server, grad_epochs, alpha),
         )
-
-    def select(server: Server, key: Array) -> tuple[Array, Array]:
+        server = server._replace(shared=shared, memory=memory)
         federation, k = server.federation, server.cohort_size
         n = federation.num_clients
         if selection == "uniform":
@@ -248,19 +206,49 @@ def bmsfed(
         if drop_threshold is not None:
             measured = server.map(measure, ids, use)
             use = use * kept(measured, drop_threshold)
-        return ids, use
+        return Selection(ids, use, shared, memory)
 
     return Method(
         name="bmsfed",
         check=check,
-        init_shared=init_shared,
-        init_client=init_client,
+        init=init,
+        select=select,
         loss=loss,
         finish=finish,
         merge=merge,
-        probe=probe,
-        select=select,
-        conclude=conclude,
+    )
+
+
+def survey(server: Server, epochs: int, alpha: float | Array) -> tuple[Shared, Memory]:
+    """Round 0: everybody trains briefly for its first G, b and share in Pbar."""
+    n = server.federation.num_clients
+    everybody = jnp.arange(n, dtype=jnp.int32)
+    first = functools.partial(surveyed, server.train, epochs, alpha)
+    sums, memory = server.map(first, everybody, server.federation.available)
+    total = jax.tree.map(lambda x: x.sum(0), sums)
+    shared = server.shared._replace(prototypes=class_means(total), probed=jnp.ones(()))
+    return renewed(shared, memory, everybody), memory
+
+
+def surveyed(
+    train: Callable[..., LocalUpdate],
+    epochs: int,
+    alpha: float | Array,
+    client: Client,
+    key: Array,
+) -> tuple[ClassSums, Memory]:
+    """A client's class sums and memory of the survey; as before if not finite."""
+    seen = client.model, client.data, client.params, client.batch_stats
+    sums = class_sums(*seen)
+    own = class_means(sums)
+    pmr = Method(loss=lambda c, o, b, _: balanced_loss(c, o, b, own, alpha))
+    local_update = train(pmr, epochs, client, key)
+    memory = Memory(*updates(client, local_update, stale=False), balance(*seen, own))
+    leaves = jax.tree.leaves((sums, memory))
+    fine = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    nothing = (jax.tree.map(jnp.zeros_like, sums), client.memory)
+    return jax.tree.map(
+        lambda x, other: jnp.where(fine, x, other), (sums, memory), nothing
     )
 
 
@@ -288,30 +276,31 @@ def balanced_loss(
     return alpha * total, score_ratio(scores, complete)
 
 
-def report(client: Client, finished: Finished, stale: bool) -> tuple[ClassSums, Memory]:
+def report(
+    client: Client, local_update: LocalUpdate, stale: bool
+) -> tuple[dict[str, Mean], Memory]:
     """A client's class sums, updates G and balance after its training."""
     model, data = client.model, client.own_data
-    trained = finished.params, finished.batch_stats
-    sums = class_sums(model, data, *trained)
-    b = balance(model, data, *trained, class_means(sums))
-    return sums, Memory(*updates(client, finished, stale), b)
+    sums = class_sums(model, data, *local_update)
+    b = balance(model, data, *local_update, class_means(sums))
+    return uploaded(sums), Memory(*updates(client, local_update, stale), b)
 
 
 def updates(
-    client: Client, finished: Finished, stale: bool
+    client: Client, local_update: LocalUpdate, stale: bool
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """``Memory.both`` and ``Memory.single``: G_i and G_{i,m} after a training.
 
     Args:
       client: The client.
-      finished: Its training.
+      local_update: Its training.
       stale: Whether a multimodal update leaves G_{i,m} as it is.
     """
     used = client.data.available.sum()
     restricted = used < client.own_data.available.sum()
     both, single = {}, {}
     for m, uses in client.available.items():
-        before, after = client.params["encoder"][m], finished.params["encoder"][m]
+        before, after = client.params["encoder"][m], local_update.params["encoder"][m]
         update = flat(before) - flat(after)  # 0 of an encoder that did not train
         both[m] = jnp.where(restricted, client.memory.both[m], update)
         renew = uses * (used == 1) if stale else uses

@@ -1,21 +1,21 @@
 """Two methods at once."""
 
+import dataclasses
+from typing import Any
+
 import jax
 
-from fedcmi_jax.methods.base import (
-    Client,
-    Method,
-    Server,
-    default_forward,
-    is_set,
-)
+from fedcmi_jax.methods.base import Method, is_set
+from fedcmi_jax.methods.seen import Client, Cohort, Selection, Server
 from fedcmi_jax.types import Array, Model, Params, PyTree, Sums
 
 EXCLUSIVE = {
     "forward": "there is one forward pass per step",
     "select": "there is one cohort per round",
     "start": "a client starts from one set of parameters",
+    "trained": "a step trains one set of blocks",
     "weight": "a client has one weight in the mean",
+    "server_update": "there is one step of the server per round",
 }
 """Hooks that only one of two chained methods may replace, and why."""
 
@@ -34,8 +34,8 @@ def chain(first: Method, second: Method) -> Method:
       Their composition, named ``first+second``.
 
     Raises:
-      ValueError: Both replace the forward pass, the choice of clients, their start or
-        their weight in the mean, or they train with different momenta.
+      ValueError: Both replace the same exclusive hook, or they train with different
+        momenta.
 
     Example:
       >>> import fedcmi_jax as fc
@@ -55,136 +55,163 @@ def chain(first: Method, second: Method) -> Method:
             f"chain: {first.name!r} trains with momentum {first.momentum}, "
             f"{second.name!r} with {second.momentum}; give both the same"
         )
-
-    def split(client: Client, i: int) -> Client:
-        return client._replace(shared=client.shared[i], memory=client.memory[i])
-
-    def check(model: Model, clients_per_round: int) -> None:
-        for m in pair:
-            m.check(model, clients_per_round)
-
-    def start(params: Params, memory: PyTree) -> Params:
-        return second.start(first.start(params, memory[0]), memory[1])
-
-    def begin(client: Client, key: Array) -> tuple[PyTree, Sums]:
-        keys = jax.random.split(key)
-        contexts, sums = zip(
-            *(m.begin(split(client, i), keys[i]) for i, m in enumerate(pair)),
-            strict=True,
-        )
-        return contexts, sums[0] | sums[1]
-
-    def forward(client, params, batch_stats, batch, context):
-        i = 1 if is_set(second, "forward") else 0
-        return pair[i].forward(split(client, i), params, batch_stats, batch, context[i])
-
-    def loss(client, outputs, batch, context):
-        terms, sums = zip(
-            *(
-                m.loss(split(client, i), outputs, batch, context[i])
-                for i, m in enumerate(pair)
-            ),
-            strict=True,
-        )
-        return terms[0] + terms[1], sums[0] | sums[1]
-
-    def grads(client, grads, step, context):
-        keys = jax.random.split(step.key)
-        for i, m in enumerate(pair):
-            own_step = step._replace(key=keys[i])
-            grads = m.grads(split(client, i), grads, own_step, context[i])
-        return grads
-
-    def step_end(client, step, context):
-        return tuple(
-            m.step_end(split(client, i), step, c) if m.step_end else c
-            for i, (m, c) in enumerate(zip(pair, context, strict=True))
-        )
-
-    def epoch_end(client, params, batch_stats, context):
-        return tuple(
-            m.epoch_end(split(client, i), params, batch_stats, c) if m.epoch_end else c
-            for i, (m, c) in enumerate(zip(pair, context, strict=True))
-        )
-
-    def finish(client, finished, context):
-        uploads, memories = zip(
-            *(
-                m.finish(split(client, i), finished, context[i])
-                for i, m in enumerate(pair)
-            ),
-            strict=True,
-        )
-        return uploads, memories
-
-    def weight(client):
-        i = 1 if is_set(second, "weight") else 0
-        return pair[i].weight(split(client, i))
-
-    def part(server: Server, i: int) -> Server:
-        def mapped(fn, ids, use):
-            return server.map(lambda client, key: fn(split(client, i), key), ids, use)
-
-        return server._replace(
-            shared=server.shared[i], memory=server.memory[i], map=mapped
-        )
-
-    def probe(server, key):
-        keys = jax.random.split(key)
-        results = [
-            m.probe(part(server, i), keys[i])
-            if m.probe
-            else (server.shared[i], server.memory[i])
-            for i, m in enumerate(pair)
-        ]
-        return tuple(zip(*results, strict=True))
-
-    def select(server, key):
-        i = 1 if second.select else 0
-        return pair[i].select(part(server, i), key)
-
-    def conclude(shared, memory, cohort):
-        results = [
-            m.conclude(shared[i], memory[i], cohort)
-            if m.conclude
-            else (shared[i], memory[i])
-            for i, m in enumerate(pair)
-        ]
-        return tuple(zip(*results, strict=True))
-
-    def deploy(params, memory, federation):
-        params = first.deploy(params, memory[0], federation)
-        return second.deploy(params, memory[1], federation)
-
+    owner = {hook: int(is_set(second, hook)) for hook in EXCLUSIVE}
+    composed = Chain(first, second, owner)
+    hooks = {
+        hook: getattr(composed, hook)
+        for hook in HOOKS
+        if is_set(first, hook) or is_set(second, hook)
+    }
     return Method(
         name=f"{first.name}+{second.name}",
         needs_projectors=first.needs_projectors or second.needs_projectors,
         momentum=wanted.pop() if wanted else first.momentum,
-        check=check,
-        parts=tuple(part for m in pair for part in (m.parts or (m,))),
-        init_shared=lambda *a: tuple(m.init_shared(*a) for m in pair),
-        init_client=lambda *a: tuple(m.init_client(*a) for m in pair),
-        start=start
-        if is_set(first, "start") or is_set(second, "start")
-        else Method._field_defaults["start"],
-        begin=begin,
-        forward=forward
-        if is_set(first, "forward") or is_set(second, "forward")
-        else default_forward,
-        loss=loss,
-        grads=grads,
-        step_end=step_end if first.step_end or second.step_end else None,
-        epoch_end=epoch_end if first.epoch_end or second.epoch_end else None,
-        finish=finish,
-        merge=lambda shared, upload, cohort: tuple(
-            m.merge(s, u, cohort) for m, s, u in zip(pair, shared, upload, strict=True)
-        ),
-        owned=lambda weights, a: second.owned(first.owned(weights, a), a),
-        weight=weight
-        if is_set(first, "weight") or is_set(second, "weight")
-        else Method._field_defaults["weight"],
-        probe=probe if first.probe or second.probe else None,
-        select=select if first.select or second.select else None,
-        conclude=conclude if first.conclude or second.conclude else None,
-        deploy=deploy,
+        personal=tuple(dict.fromkeys((*first.personal, *second.personal))),
+        **{name: getattr(composed, name) for name in PAIRED} | hooks,
     )
+
+
+PAIRED = ("init", "begin", "finish", "merge")
+"""Hooks that a chain always has: they make and take apart the pairs."""
+
+HOOKS = (*EXCLUSIVE, "check", "loss", "update", "epoch_end")
+"""Hooks that a chain has where one of the two has them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """The hooks of a chain.
+
+    Attributes:
+      first: Whose hooks come first.
+      second: Whose come second.
+      owner: Exclusive hook -> whose it is, 0 or 1.
+    """
+
+    first: Method
+    second: Method
+    owner: dict[str, int]
+
+    @property
+    def pair(self) -> tuple[Method, Method]:
+        """Both."""
+        return self.first, self.second
+
+    def of_owner(self, hook: str) -> tuple[int, Any]:
+        """Whose hook it is, and the hook."""
+        i = self.owner[hook]
+        return i, getattr(self.pair[i], hook)
+
+    def check(self, model: Model, clients_per_round: int) -> None:
+        """Both must be defined."""
+        for m in self.pair:
+            m.check(model, clients_per_round)
+
+    def init(self, model: Model, params: Params, num_clients: int) -> Any:
+        """Pairs of server-side states and of memories."""
+        states = [m.init(model, params, num_clients) for m in self.pair]
+        return tuple(zip(*states, strict=True))
+
+    def select(self, server: Server, key: Array) -> Selection:
+        """Its owner chooses; the other's state and memory stay."""
+        i, select = self.of_owner("select")
+        chosen = select(_server_part(server, i), key)
+        return chosen._replace(
+            shared=_with(server.shared, i, chosen.shared),
+            memory=_with(server.memory, i, chosen.memory),
+        )
+
+    def start(self, params: Params, memory: PyTree) -> Params:
+        """Its owner's."""
+        i, start = self.of_owner("start")
+        return start(params, memory[i])
+
+    def begin(self, client: Client, key: Array) -> tuple[PyTree, Sums]:
+        """Pairs of contexts; each has a key of its own."""
+        keys = jax.random.split(key)
+        (a, sums_a), (b, sums_b) = (
+            m.begin(_part(client, i), keys[i]) for i, m in enumerate(self.pair)
+        )
+        return (a, b), sums_a | sums_b
+
+    def forward(self, client, params, batch_stats, batch, context):
+        """Its owner's."""
+        i, forward = self.of_owner("forward")
+        return forward(_part(client, i), params, batch_stats, batch, context[i])
+
+    def loss(self, client, outputs, batch, context):
+        """The sum of both."""
+        (a, sums_a), (b, sums_b) = (
+            m.loss(_part(client, i), outputs, batch, context[i])
+            for i, m in enumerate(self.pair)
+        )
+        return a + b, sums_a | sums_b
+
+    def update(self, client, grads, step, context):
+        """The first's gradients pass through the second."""
+        keys = jax.random.split(step.key)
+        contexts = []
+        for i, m in enumerate(self.pair):
+            own = step._replace(key=keys[i])
+            grads, new = m.update(_part(client, i), grads, own, context[i])
+            contexts.append(new)
+        return grads, tuple(contexts)
+
+    def trained(self, client: Client, done: Array) -> Params:
+        """Its owner's."""
+        i, trained = self.of_owner("trained")
+        return trained(_part(client, i), done)
+
+    def epoch_end(self, client, params, batch_stats, context):
+        """Both, where they have it."""
+        return tuple(
+            m.epoch_end(_part(client, i), params, batch_stats, context[i])
+            if m.epoch_end
+            else context[i]
+            for i, m in enumerate(self.pair)
+        )
+
+    def finish(self, client, local_update, context):
+        """Pairs of uploads and of memories."""
+        ends = [
+            m.finish(_part(client, i), local_update, context[i])
+            for i, m in enumerate(self.pair)
+        ]
+        return tuple(zip(*ends, strict=True))
+
+    def weight(self, client, context):
+        """Its owner's."""
+        i, weight = self.of_owner("weight")
+        return weight(_part(client, i), context[i])
+
+    def merge(self, cohort: Cohort, upload: PyTree) -> tuple[PyTree, PyTree]:
+        """Pairs of server-side states and of memories."""
+        (shared, memory), (other_shared, other_memory) = (
+            m.merge(_part(cohort, i), upload[i]) for i, m in enumerate(self.pair)
+        )
+        return (shared, other_shared), (memory, other_memory)
+
+    def server_update(self, cohort: Cohort, mean_delta: Params, upload: PyTree):
+        """Its owner's; the other's state stays."""
+        i, server_update = self.of_owner("server_update")
+        params, shared = server_update(_part(cohort, i), mean_delta, upload[i])
+        return params, _with(cohort.shared, i, shared)
+
+
+def _part(view: Any, i: int) -> Any:
+    """What one of the two sees of a client or a cohort."""
+    return view._replace(shared=view.shared[i], memory=view.memory[i])
+
+
+def _server_part(server: Server, i: int) -> Server:
+    """What one of the two sees of the server."""
+
+    def mapped(fn, ids, participation):
+        return server.map(lambda c, key: fn(_part(c, i), key), ids, participation)
+
+    return _part(server, i)._replace(map=mapped)
+
+
+def _with(pair: tuple, i: int, new: Any) -> tuple:
+    """The pair with its part ``i`` replaced."""
+    return tuple(new if j == i else old for j, old in enumerate(pair))

@@ -6,17 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.methods.base import (
-    Client,
-    Finished,
-    Method,
-    Step,
-    check_choice,
-    check_not_negative,
-    check_window,
-    complete_samples,
-    in_window,
-)
+from fedcmi_jax.methods._checks import check_choice, check_not_negative, check_window
+from fedcmi_jax.methods._samples import complete_samples, in_window
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, LocalUpdate, Step
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
 
 PROBABILITY_FLOOR = 1e-8
@@ -108,9 +101,11 @@ def fedagm(
                 f"{len(model.modalities)}; choose another method"
             )
 
-    def init_client(model: Model, params: Params) -> Scores:
-        del params
-        return Scores(jnp.zeros(len(model.modalities)), jnp.zeros((), jnp.int32))
+    def init(
+        model: Model, params: Params, num_clients: int
+    ) -> tuple[tuple[()], Scores]:
+        del params, num_clients
+        return (), Scores(jnp.zeros(len(model.modalities)), jnp.zeros((), jnp.int32))
 
     def begin(client: Client, key: Array) -> tuple[Scores, Sums]:
         del key
@@ -151,43 +146,47 @@ def fedagm(
         gap = losses[0] - losses[1]
         return jnp.zeros(()), {"loss_gap": (gap * count, count)}
 
-    def grads(client: Client, grads: Params, step: Step, context: Scores) -> Params:
-        del context
-        if not clip:
-            return grads
-        matrices = [g for g in jax.tree.leaves(grads["fusion"]) if g.ndim > 1]
-        largest = jnp.stack([jnp.abs(g).max() for g in matrices]).max()
-        applies = (largest > CLIP_NORM) & (complete_samples(client, step.batch).any())
-        scale = jnp.where(applies, CLIP_NORM / _at_least_one(grads), 1.0)
-        return optax.tree.scale(scale, grads)
-
-    def step_end(client: Client, step: Step, context: Scores) -> Scores:
-        del client
+    def update(
+        client: Client, grads: Params, step: Step, context: Scores
+    ) -> tuple[Params, Scores]:
+        if clip:
+            grads = clipped(grads, complete_samples(client, step.batch).any())
         losses, count = step.outputs.extra
-        steps = context.steps + 1
-        means = context.means + (losses - context.means) / steps
-        counts = count > 0
-        return Scores(
-            jnp.where(counts, means, context.means),
-            jnp.where(counts, steps, context.steps),
-        )
+        return grads, running(context, losses, count > 0)
 
     def finish(
-        client: Client, finished: Finished, context: Scores
+        client: Client, local_update: LocalUpdate, context: Scores
     ) -> tuple[PyTree, Scores]:
-        del client, finished
+        del client, local_update
         return (), context
 
     return Method(
         name="fedagm",
         check=check,
-        init_client=init_client,
+        init=init,
         begin=begin,
         forward=forward,
         loss=loss,
-        grads=grads,
-        step_end=step_end,
+        update=update,
         finish=finish,
+    )
+
+
+def clipped(grads: Params, applies: Array) -> Params:
+    """All gradients at a global norm of 1 if one of the fusion's weights exceeds 1."""
+    matrices = [g for g in jax.tree.leaves(grads["fusion"]) if g.ndim > 1]
+    largest = jnp.stack([jnp.abs(g).max() for g in matrices]).max()
+    norm = jnp.maximum(optax.tree.norm(grads), CLIP_NORM)
+    scale = jnp.where((largest > CLIP_NORM) & applies, CLIP_NORM / norm, 1.0)
+    return optax.tree.scale(scale, grads)
+
+
+def running(scores: Scores, losses: Array, counts: Array) -> Scores:
+    """S and its length with one more batch, if that batch counts."""
+    steps = scores.steps + 1
+    means = scores.means + (losses - scores.means) / steps
+    return Scores(
+        jnp.where(counts, means, scores.means), jnp.where(counts, steps, scores.steps)
     )
 
 
@@ -225,7 +224,3 @@ def _cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
     picked = jnp.take_along_axis(probs, labels[:, None], axis=-1)[:, 0]
     losses = -jnp.log(jnp.maximum(picked, PROBABILITY_FLOOR))
     return (losses * weights).sum() / jnp.maximum(weights.sum(), 1.0)
-
-
-def _at_least_one(grads: Params) -> Array:
-    return jnp.maximum(optax.tree.norm(grads), CLIP_NORM)

@@ -10,67 +10,43 @@ with the greatest mean ratio (ties go to the later one, as in the public code), 
 every weaker modality learns from it.
 """
 
-from typing import Literal, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.federation import Federation
+from fedcmi_jax.methods._fedcmi_batch import (
+    Context,
+    head_loss,
+    infiltration_loss,
+    report,
+    self_logits,
+    strong_and_weak,
+    temperatures,
+)
+from fedcmi_jax.methods._fedcmi_options import (
+    Direction,
+    Disagreement,
+    Dominance,
+    Options,
+    Student,
+    Teacher,
+    Temperature,
+)
 from fedcmi_jax.methods._infiltration import (
     RatioMean,
     argmax_last,
-    at_labels,
     class_probabilities,
-    class_temperatures,
-    distillation_loss,
     mean_ratios,
 )
-from fedcmi_jax.methods.base import (
-    Client,
-    Cohort,
-    Finished,
-    Method,
-    check_choice,
-    check_not_negative,
-    proximal,
-)
+from fedcmi_jax.methods.base import Method, proximal
 from fedcmi_jax.methods.compose import chain
-from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
+from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
+from fedcmi_jax.types import Array, Batch, Mean, Model, Outputs, Params, PyTree, Sums
 
 PERSONAL_BLOCKS = ("infiltration_projector", "head")
 """What ``personal_infiltration`` keeps at the client (methods 1.9, D8)."""
-
-Temperature = Literal["class", "weights", "fixed", "none"]
-Dominance = Literal["batch_local", "batch_global", "round_global", "server"]
-Disagreement = Literal["keep", "neutral"]
-Direction = Literal["to_weak", "to_strong", "both"]
-Student = Literal["infiltration", "self"]
-Teacher = Literal["global", "local"]
-
-
-class Context(NamedTuple):
-    """One client's distillation set-up, constant during the round.
-
-    Attributes:
-      teacher: [L, M, C] logits of the global model's self-projections, eval mode.
-      dominant: int32, the modality that rules the round (by r-bar or the server).
-      statistics_dominant: int32, the modality whose lead the temperatures describe.
-      temperatures: [M, C], T of each weaker modality as a student; with
-        temperature=weights 1 / T weighs the samples instead.
-      ratios: [M], r-bar of each modality against the client's last one.
-      ruling_ratios: [M], those that ``dominant`` comes from: these, or the server's.
-      multimodal: float32, 1 if the client has at least two modalities.
-      active: float32, 1 once the warm-up is over.
-    """
-
-    teacher: Array
-    dominant: Array
-    statistics_dominant: Array
-    temperatures: Array
-    ratios: Array
-    ruling_ratios: Array
-    multimodal: Array
-    active: Array
 
 
 class Ratios(NamedTuple):
@@ -153,252 +129,118 @@ def fedcmi(
       >>> fc.methods.fedcmi(lam=0.5, temperature="fixed").name
       'fedcmi'
     """
-    check_not_negative(lam=lam, beta=beta, gamma=gamma, mu=mu)
-    if not fixed_temperature > 0:
-        raise ValueError(
-            f"fixed_temperature: {fixed_temperature} is not positive; 1 is no change"
-        )
-    if not 0 <= min_temperature <= 1:
-        raise ValueError(
-            f"min_temperature: {min_temperature} is outside [0, 1]; class-wise "
-            "temperatures never exceed 1"
-        )
-    if warmup_rounds < 0:
-        raise ValueError(f"warmup_rounds: {warmup_rounds} is negative; give 0 or more")
-    check_choice("temperature", temperature, Temperature)
-    check_choice("direction", direction, Direction)
-    check_choice("student", student, Student)
-    check_choice("teacher", teacher, Teacher)
-    check_choice("dominance", dominance, Dominance)
-    check_choice("on_disagreement", on_disagreement, Disagreement)
-    check_choice("ratio_mean", ratio_mean, RatioMean)
-
-    def init_shared(model: Model, params: Params, num_clients: int) -> Ratios:
-        del params, num_clients
-        return Ratios(jnp.ones(len(model.modalities)))
-
-    def begin(client: Client, key: Array) -> tuple[Context, Sums]:
-        del key
-        model, data = client.model, client.data
-
-        def self_logits(batch: Batch) -> Array:
-            outputs, _ = model.apply(client.params, client.batch_stats, batch, False)
-            return _self_logits(model, outputs)
-
-        global_logits = jax.lax.stop_gradient(data.map(self_logits))
-        stored = data.stored()
-        complete = stored.available.sum(1) == data.available.sum()
-        probabilities, present = class_probabilities(
-            global_logits, stored.labels, data.measured() * complete, model.num_classes
-        )
-        ratios = mean_ratios(probabilities, present, data.available, ratio_mean)
-        local = argmax_last(jnp.where(data.available > 0, ratios, -jnp.inf))
-        ruling = client.shared.ratios if dominance == "server" else ratios
-        ruler = argmax_last(jnp.where(data.available > 0, ruling, -jnp.inf))
-        if temperature in ("class", "weights"):
-            temperatures = class_temperatures(
-                probabilities,
-                present,
-                ratios,
-                local,
-                gamma=gamma,
-                min_temperature=min_temperature,
-            )
-        else:
-            temperatures = jnp.ones_like(probabilities)
-            if temperature == "fixed":
-                temperatures = jnp.full_like(probabilities, fixed_temperature)
-        multimodal = (data.available.sum() >= 2).astype(jnp.float32)
-        context = Context(
-            teacher=global_logits,
-            dominant=ruler,
-            statistics_dominant=local,
-            temperatures=temperatures,
-            ratios=ratios,
-            ruling_ratios=ruling,
-            multimodal=multimodal,
-            active=(client.round >= warmup_rounds).astype(jnp.float32),
-        )
-        return context, _report(model, context, present, data.available)
-
-    def loss(
-        client: Client, outputs: Outputs, batch: Batch, context: Context
-    ) -> tuple[Array, Sums]:
-        modalities = client.model.modalities
-        several = (batch.available.sum(1) >= 2) * context.multimodal
-        samples = batch.valid * several
-        count = samples.sum()
-        self_logits = _self_logits(client.model, outputs)
-        if client.augmented:
-            seen, _ = client.model.apply(
-                client.params, client.batch_stats, batch, False
-            )
-            global_logits = jax.lax.stop_gradient(_self_logits(client.model, seen))
-        else:
-            global_logits = context.teacher[batch.positions]
-        teaching = jax.lax.stop_gradient(self_logits)
-        if teacher == "global":
-            teaching = global_logits
-        students = outputs.self_logits
-        if student == "infiltration":
-            students = outputs.infiltration_logits
-
-        log_probs = at_labels(jax.nn.log_softmax(self_logits), batch.labels)
-        has = samples[:, None] * batch.available
-        head_losses = -(log_probs * has).sum(0) / jnp.maximum(has.sum(0), 1.0)
-        head = head_losses.sum()
-
-        strong, weak = _strong_and_weak(
-            dominance, context, self_logits, global_logits, batch, client.data.available
-        )
-
-        def distil(source: Array) -> Array:
-            """Everybody else learns from modality ``source``."""
-            teacher_logits = jnp.take(teaching, source, axis=1)
-            taught = jnp.take(batch.available, source, axis=1) * samples
-            agrees = strong == context.statistics_dominant
-            total = jnp.zeros(())
-            for k, modality in enumerate(modalities):
-                # The temperatures describe the pair (statistics' dominant, other one).
-                # If the batch points the other way, the pair is the same: read it at
-                # the teaching modality.
-                row = jnp.where(k == context.statistics_dominant, source, k)
-                by_class = context.temperatures[row]
-                if on_disagreement == "neutral" and temperature in ("class", "weights"):
-                    by_class = jnp.where(agrees, by_class, 1.0)
-                sharpness = by_class[batch.labels]
-                emphasis = jnp.ones_like(sharpness)
-                if temperature == "weights":
-                    emphasis = 1.0 / sharpness
-                    sharpness = jnp.full_like(sharpness, fixed_temperature)
-                total = total + (k != source) * distillation_loss(
-                    teacher_logits,
-                    students[modality],
-                    sharpness,
-                    taught * batch.available[:, k],
-                    emphasis,
-                )
-            return total
-
-        infiltration = jnp.zeros(())
-        if direction in ("to_weak", "both"):
-            infiltration = infiltration + distil(strong)
-        if direction in ("to_strong", "both"):
-            infiltration = infiltration + distil(weak)
-        infiltration = infiltration * context.active
-        sums = {
-            "loss_head": (head * count, count),
-            "loss_infiltration": (infiltration * count, count * context.active),
-        }
-        return beta * head + lam * infiltration, sums
-
-    def finish(
-        client: Client, finished: Finished, context: Context
-    ) -> tuple[PyTree, PyTree]:
-        weight = client.data.num_examples * context.multimodal
-        upload = (context.ratios * weight, weight)
-        return upload, _personal(finished.params) if personal_infiltration else ()
-
-    def merge(shared: Ratios, upload: tuple[Array, Array], cohort: Cohort) -> Ratios:
-        del cohort
-        total, weight = upload
-        mean = total / jnp.maximum(weight, 1.0)
-        return Ratios(jnp.where(weight > 0, mean, shared.ratios))
-
-    def owned(weights: Params, available: Array) -> Params:
-        if personal_infiltration:
-            nobody = {
-                kind: jax.tree.map(jnp.zeros_like, weights[kind])
-                for kind in PERSONAL_BLOCKS
-            }
-            return weights | nobody
-        if head_owner_multimodal_only:
-            multimodal = (available.sum() >= 2).astype(jnp.float32)
-            heads = jax.tree.map(lambda w: w * multimodal, weights["head"])
-            return weights | {"head": heads}
-        return weights
-
+    options = Options(**locals())
     method = Method(
         name="fedcmi",
         needs_projectors=True,
-        init_shared=init_shared,
-        begin=begin,
-        loss=loss,
+        personal=PERSONAL_BLOCKS if personal_infiltration else (),
+        init=init,
+        begin=functools.partial(begin, options),
+        loss=functools.partial(loss, options),
         finish=finish,
         merge=merge,
-        owned=owned,
     )
-    if personal_infiltration:
-        method = method._replace(
-            init_client=lambda model, params: _personal(params),
-            start=lambda params, memory: params | memory,
-            deploy=_mean_personal_blocks,
-        )
+    if head_owner_multimodal_only:
+        method = method._replace(weight=multimodal_heads)
     if isinstance(mu, (int, float)) and mu == 0:
         return method
     return chain(method, proximal(mu))._replace(name="fedcmi")
 
 
-def _self_logits(model: Model, outputs: Outputs) -> Array:
-    """[B, M, C]: the heads' logits of the self-projections."""
-    return jnp.stack([outputs.self_logits[m] for m in model.modalities], axis=1)
+def init(model: Model, params: Params, num_clients: int) -> tuple[Ratios, tuple[()]]:
+    """Nothing is known: r-bar is 1 for every modality."""
+    del params, num_clients
+    return Ratios(jnp.ones(len(model.modalities))), ()
 
 
-def _strong_and_weak(
-    dominance, context, self_logits, global_logits, batch, available
-) -> tuple[Array, Array]:
-    """Indices of the dominant and of the weakest modality of this batch.
+def begin(options: Options, client: Client, key: Array) -> tuple[Context, Sums]:
+    """The global model's view of the client: teacher, ratios, dominance, T."""
+    del key
+    data, available = client.data, client.data.available
+    teacher = jax.lax.stop_gradient(data.map(lambda b: global_logits(client, b)))
+    stored = data.stored()
+    complete = stored.available.sum(1) == available.sum()
+    probabilities, present = class_probabilities(
+        teacher, stored.labels, data.measured() * complete, client.model.num_classes
+    )
+    ratios = mean_ratios(probabilities, present, available, options.ratio_mean)
+    leader = argmax_last(jnp.where(available > 0, ratios, -jnp.inf))
+    ruling = client.shared.ratios if options.dominance == "server" else ratios
+    context = Context(
+        teacher=teacher,
+        dominant=argmax_last(jnp.where(available > 0, ruling, -jnp.inf)),
+        statistics_dominant=leader,
+        temperatures=temperatures(options, probabilities, present, ratios, leader),
+        ratios=ratios,
+        ruling_ratios=ruling,
+        multimodal=(available.sum() >= 2).astype(jnp.float32),
+        active=(client.round >= options.warmup_rounds).astype(jnp.float32),
+    )
+    return context, report(client.model, context, present, available)
 
-    By the scores of the batch's complete samples, or by r-bar for the whole round.
-    """
-    if dominance in ("round_global", "server"):
-        lead = jnp.where(available > 0, context.ruling_ratios, jnp.inf)
-        weakest = jnp.argmin(lead)
-        return context.dominant, weakest
-    judge = self_logits if dominance == "batch_local" else global_logits
-    probs = jax.nn.softmax(jax.lax.stop_gradient(judge))
-    complete = batch.valid * (batch.available.sum(1) == available.sum())
-    scores = (at_labels(probs, batch.labels) * complete[:, None]).sum(0)
-    strong = argmax_last(jnp.where(available > 0, scores, -1.0))
-    return strong, jnp.argmin(jnp.where(available > 0, scores, jnp.inf))
 
+def loss(
+    options: Options, client: Client, outputs: Outputs, batch: Batch, context: Context
+) -> tuple[Array, Sums]:
+    """beta sum_m CE(g_m(s_m), y) + lam sum_k distillation of k, of a batch."""
+    several = (batch.available.sum(1) >= 2) * context.multimodal
+    samples = batch.valid * several
+    count = samples.sum()
+    own_logits = self_logits(client.model, outputs)
+    if client.augmented:
+        frozen = jax.lax.stop_gradient(global_logits(client, batch))
+    else:
+        frozen = context.teacher[batch.positions]
 
-def _report(model: Model, context: Context, present: Array, available: Array) -> Sums:
-    multimodal = context.multimodal
-    students = available * (jnp.arange(len(available)) != context.statistics_dominant)
-    used = students[:, None] * present[None]
-    lowest = jnp.where(used > 0, context.temperatures, jnp.inf).min()
-    count = used.sum() * multimodal
-    has_any = multimodal * (used.sum() > 0)
+    head = head_loss(own_logits, batch, samples)
+    strong, weak = strong_and_weak(
+        options.dominance, context, own_logits, frozen, batch, client.data.available
+    )
+    teaching = jax.lax.stop_gradient(own_logits)
+    if options.teacher == "global":
+        teaching = frozen
+    learners = outputs.self_logits
+    if options.student == "infiltration":
+        learners = outputs.infiltration_logits
+    students = jnp.stack([learners[m] for m in client.model.modalities], axis=1)
+    agrees = strong == context.statistics_dominant
+    distil = functools.partial(
+        infiltration_loss, options, context, batch, samples, teaching, students, agrees
+    )
+    infiltration = jnp.zeros(())
+    if options.direction in ("to_weak", "both"):
+        infiltration = infiltration + distil(strong)
+    if options.direction in ("to_strong", "both"):
+        infiltration = infiltration + distil(weak)
+    infiltration = infiltration * context.active
     sums = {
-        "imbalance": (context.ratios[0] * multimodal, multimodal),
-        "temperature_mean": ((context.temperatures * used).sum() * multimodal, count),
-        "temperature_min": (jnp.where(has_any > 0, lowest, 0.0), has_any),
-        "clients_multimodal": (multimodal, jnp.ones(())),
+        "loss_head": (head * count, count),
+        "loss_infiltration": (infiltration * count, count * context.active),
     }
-    for i, modality in enumerate(model.modalities):
-        rules = multimodal * (context.dominant == i)
-        sums[f"clients_dominant_{modality}"] = (rules, jnp.ones(()))
-    return sums
+    return options.beta * head + options.lam * infiltration, sums
 
 
-def _personal(params: Params) -> Params:
-    return {kind: params[kind] for kind in PERSONAL_BLOCKS}
+def finish(
+    client: Client, local_update: LocalUpdate, context: Context
+) -> tuple[Mean, tuple[()]]:
+    """Sends r-bar, which counts by n_i of the multimodal clients."""
+    del local_update
+    return Mean(context.ratios, client.data.num_examples * context.multimodal), ()
 
 
-def _mean_personal_blocks(
-    params: Params, memory: Params, federation: Federation
-) -> Params:
-    """Global model with the sample-weighted owner mean of the personal blocks."""
-    sizes = federation.sizes.astype(jnp.float32)
-    mean: Params = {}
-    for kind in PERSONAL_BLOCKS:
-        mean[kind] = {}
-        for i, modality in enumerate(federation.modalities):
-            weights = sizes * federation.available[:, i]
-            weights = weights / jnp.maximum(weights.sum(), 1.0)
-            mean[kind][modality] = jax.tree.map(
-                lambda x, w=weights: jnp.tensordot(w, x, axes=1),
-                memory[kind][modality],
-            )
-    return params | mean
+def merge(cohort: Cohort, upload: Mean) -> tuple[Ratios, PyTree]:
+    """The cohort's mean r-bar; the last one where nobody was multimodal."""
+    known = upload.weight > 0
+    return Ratios(jnp.where(known, upload.value, cohort.shared.ratios)), cohort.memory
+
+
+def multimodal_heads(client: Client, context: Context) -> Params:
+    """n_i, but 0 for the heads of a client with one modality: it never trains them."""
+    size = client.data.num_examples.astype(jnp.float32)
+    return dict.fromkeys(client.params, size) | {"head": size * context.multimodal}
+
+
+def global_logits(client: Client, batch: Batch) -> Array:
+    """[B, M, C]: the self-projections' logits under the global model, in eval mode."""
+    outputs, _ = client.model.apply(client.params, client.batch_stats, batch, False)
+    return self_logits(client.model, outputs)

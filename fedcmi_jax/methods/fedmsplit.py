@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods.base import Client, Cohort, Finished, Method, check_not_negative
+from fedcmi_jax.methods._checks import check_not_negative
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
 from fedcmi_jax.types import Array, Model, Params, PyTree
 
 NORM_FLOOR = 1e-12
@@ -42,24 +44,25 @@ def fedmsplit(*, eta: float = 0.5, tau: float = 0.5) -> Method:
     if not tau > 0:
         raise ValueError(f"tau: {tau} is not positive; try 0.5")
 
-    def init_client(model: Model, params: Params) -> Params:
-        del model
-        return params
+    def init(
+        model: Model, params: Params, num_clients: int
+    ) -> tuple[tuple[()], Params]:
+        del model, num_clients
+        return (), params
 
     def start(params: Params, memory: Params) -> Params:
         del params
         return memory
 
     def finish(
-        client: Client, finished: Finished, context: PyTree
+        client: Client, local_update: LocalUpdate, context: PyTree
     ) -> tuple[PyTree, Params]:
         del client, context
-        return (), finished.params
+        return (), local_update.params
 
-    def conclude(
-        shared: PyTree, memory: Params, cohort: Cohort
-    ) -> tuple[PyTree, Params]:
-        owners = jax.vmap(cohort.model.owned)(cohort.use)
+    def merge(cohort: Cohort, upload: PyTree) -> tuple[PyTree, Params]:
+        del upload
+        owners = jax.vmap(cohort.model.owned)(cohort.participation)
         mixed = jax.tree.map(
             lambda own, block: mix_block(
                 jax.tree.map(lambda x: x[cohort.ids], block),
@@ -68,18 +71,18 @@ def fedmsplit(*, eta: float = 0.5, tau: float = 0.5) -> Method:
                 tau,
             ),
             owners,
-            memory,
+            cohort.memory,
         )
-        return shared, jax.tree.map(
-            lambda x, new: x.at[cohort.ids].set(new), memory, mixed
+        return cohort.shared, jax.tree.map(
+            lambda x, new: x.at[cohort.ids].set(new), cohort.memory, mixed
         )
 
     return Method(
         name="fedmsplit",
-        init_client=init_client,
+        init=init,
         start=start,
         finish=finish,
-        conclude=conclude,
+        merge=merge,
     )
 
 

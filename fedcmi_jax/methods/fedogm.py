@@ -3,16 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._checks import check_not_negative, check_window
 from fedcmi_jax.methods._prototypes import true_class_scores
-from fedcmi_jax.methods.base import (
-    Client,
-    Method,
-    Step,
-    check_not_negative,
-    check_window,
-    complete_samples,
-    in_window,
-)
+from fedcmi_jax.methods._samples import complete_samples, in_window
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, Step
 from fedcmi_jax.types import Array, Model, Params, PyTree
 
 NOISE_FLOOR = 1e-8
@@ -74,8 +69,9 @@ def fedogm(
                 "and gated do not have; choose concat or sum"
             )
 
-    def grads(client: Client, grads: Params, step: Step, context: PyTree) -> Params:
-        del context
+    def update(
+        client: Client, grads: Params, step: Step, context: PyTree
+    ) -> tuple[Params, PyTree]:
         batch, model = step.batch, client.model
         weights = complete_samples(client, batch)
         assert model.shares is not None  # noqa: S101 (refused by check)
@@ -108,9 +104,9 @@ def fedogm(
                 modulate(g, k[i], key) for g, key in zip(leaves, keys, strict=True)
             ]
             modulated[m] = jax.tree.unflatten(structure, changed)
-        return grads | {"encoder": modulated}
+        return grads | {"encoder": modulated}, context
 
-    return Method(name="fedogm", check=check, grads=grads)
+    return Method(name="fedogm", check=check, update=update)
 
 
 def coefficients(scores: Array, available: Array, alpha: float | Array) -> Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._checks import check_choice, check_not_negative, check_window
 from fedcmi_jax.methods._prototypes import (
     Coefficient,
     Prototypes,
@@ -15,15 +16,9 @@ from fedcmi_jax.methods._prototypes import (
     strongest,
     true_class_scores,
 )
-from fedcmi_jax.methods.base import (
-    Client,
-    Method,
-    check_choice,
-    check_not_negative,
-    check_window,
-    complete_samples,
-    in_window,
-)
+from fedcmi_jax.methods._samples import complete_samples, in_window
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client
 from fedcmi_jax.types import Array, Batch, Outputs, Params, Sums
 
 

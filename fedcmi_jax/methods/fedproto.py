@@ -5,26 +5,20 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._checks import check_choice, check_not_negative, check_window
 from fedcmi_jax.methods._prototypes import (
-    ClassSums,
     Prototypes,
-    class_means,
     class_sums,
     distance_logits,
+    known_or_old,
     no_prototypes,
     prototype_loss,
+    uploaded,
 )
-from fedcmi_jax.methods.base import (
-    Client,
-    Cohort,
-    Finished,
-    Method,
-    check_choice,
-    check_not_negative,
-    check_window,
-    in_window,
-)
-from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
+from fedcmi_jax.methods._samples import in_window
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
+from fedcmi_jax.types import Array, Batch, Mean, Model, Outputs, Params, PyTree, Sums
 
 Form = Literal["distance_ce", "prototype_mse", "sample_mse"]
 
@@ -79,9 +73,11 @@ def fedproto(
         "sample_mse": _sample_mse,
     }[form]
 
-    def init_shared(model: Model, params: Params, num_clients: int) -> Prototypes:
+    def init(
+        model: Model, params: Params, num_clients: int
+    ) -> tuple[Prototypes, tuple[()]]:
         del params, num_clients
-        return no_prototypes(model)
+        return no_prototypes(model), ()
 
     def loss(
         client: Client, outputs: Outputs, batch: Batch, context: PyTree
@@ -97,21 +93,16 @@ def fedproto(
         return lam * total, {"loss_prototype": (total * count, count)}
 
     def finish(
-        client: Client, finished: Finished, context: PyTree
-    ) -> tuple[ClassSums, PyTree]:
+        client: Client, local_update: LocalUpdate, context: PyTree
+    ) -> tuple[dict[str, Mean], PyTree]:
         del context
-        sums = class_sums(
-            client.model, client.data, finished.params, finished.batch_stats
-        )
-        return sums, client.memory
+        sums = class_sums(client.model, client.data, *local_update)
+        return uploaded(sums), client.memory
 
-    def merge(shared: Prototypes, upload: ClassSums, cohort: Cohort) -> Prototypes:
-        del cohort
-        return class_means(upload, shared)
+    def merge(cohort: Cohort, upload: dict[str, Mean]) -> tuple[Prototypes, PyTree]:
+        return known_or_old(upload, cohort.shared), cohort.memory
 
-    return Method(
-        name="fedproto", init_shared=init_shared, loss=loss, finish=finish, merge=merge
-    )
+    return Method(name="fedproto", init=init, loss=loss, finish=finish, merge=merge)
 
 
 def _distance_ce(

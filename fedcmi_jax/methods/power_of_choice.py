@@ -5,8 +5,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods.base import Client, Method, Server, check_choice
-from fedcmi_jax.types import Array, Batch, Model
+from fedcmi_jax.methods._checks import check_choice
+from fedcmi_jax.methods._samples import mean_loss
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, Selection, Server
+from fedcmi_jax.types import Array, Model, PyTree
 
 Draw = Literal["by_size", "uniform"]
 Average = Literal["uniform", "by_size"]
@@ -58,21 +61,22 @@ def power_of_choice(
                 f"{clients_per_round}; give at least {clients_per_round}"
             )
 
-    def select(server: Server, key: Array) -> tuple[Array, Array]:
+    def select(server: Server, key: Array) -> Selection:
         federation = server.federation
         pool = candidate_clients(
             key, federation.sizes, min(candidates, federation.num_clients), draw
         )
         losses = server.map(client_loss, pool, federation.available[pool])
         ids = pool[highest(losses, server.cohort_size)]
-        return ids, federation.available[ids]
+        return Selection(ids, federation.available[ids], server.shared, server.memory)
 
     method = Method(name="power_of_choice", check=check, select=select)
     return method._replace(weight=one) if average == "uniform" else method
 
 
-def one(client: Client) -> Array:
+def one(client: Client, context: PyTree) -> Array:
     """1 for a client with training samples: the weights of a uniform average."""
+    del context
     return jnp.minimum(client.data.num_examples, 1)
 
 
@@ -90,15 +94,7 @@ def candidate_clients(key: Array, sizes: Array, count: int, draw: Draw) -> Array
 def client_loss(client: Client, key: Array) -> Array:
     """F_i, the mean cross-entropy over the client's training samples, in nats."""
     del key
-
-    def losses(batch: Batch) -> tuple[Array, Array]:
-        outputs, _ = client.model.apply(client.params, client.batch_stats, batch, False)
-        log_probs = jax.nn.log_softmax(outputs.logits)
-        picked = jnp.take_along_axis(log_probs, batch.labels[:, None], axis=-1)[:, 0]
-        return -(picked * batch.valid).sum(), batch.valid.sum()
-
-    total, count = client.data.sum(losses)
-    return total / jnp.maximum(count, 1.0)
+    return mean_loss(client)
 
 
 def highest(losses: Array, count: int) -> Array:

@@ -1,30 +1,17 @@
 """SCAFFOLD: Karimireddy et al., ICML 2020, arXiv 1910.06378; methods 4."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._checks import check_choice, check_not_negative
 from fedcmi_jax.methods._momentum import momentum_gain
-from fedcmi_jax.methods.base import (
-    Client,
-    Cohort,
-    Finished,
-    Method,
-    Step,
-    check_choice,
-    check_not_negative,
-)
-from fedcmi_jax.types import Array, Model, Params, PyTree
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step
+from fedcmi_jax.types import Mean, Model, Params, PyTree
 
 Weights = Literal["data", "uniform"]
-
-
-class Upload(NamedTuple):
-    """Sums over clients: w_{i,b} dc_{i,b} and w_{i,b}, prefix tree of the blocks."""
-
-    changes: Params
-    weights: Params
 
 
 def scaffold(
@@ -75,26 +62,30 @@ def scaffold(
     if variate_scale is not None:
         check_not_negative(variate_scale=variate_scale)
 
-    def init_client(model: Model, params: Params) -> Params:
-        del model
-        return jax.tree.map(jnp.zeros_like, params)
+    def init(model: Model, params: Params, num_clients: int) -> tuple[Params, Params]:
+        del model, num_clients
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return zeros, zeros
 
-    def grads(client: Client, grads: Params, step: Step, context: PyTree) -> Params:
-        del step, context
+    def update(
+        client: Client, grads: Params, step: Step, context: PyTree
+    ) -> tuple[Params, PyTree]:
+        del step
         trained = client.model.trained(client.data.available)
-        return by_block(
+        corrected = by_block(
             lambda own, g, c, c_i: g + own * (c - c_i),
             trained,
             grads,
             client.shared,
             client.memory,
         )
+        return corrected, context
 
     def finish(
-        client: Client, finished: Finished, context: PyTree
-    ) -> tuple[Upload, Params]:
+        client: Client, local_update: LocalUpdate, context: PyTree
+    ) -> tuple[Params, Params]:
         del context
-        steps = jnp.maximum(finished.num_steps, 1)
+        steps = jnp.maximum(client.num_steps, 1)
         length = steps * client.learning_rate
         scale = (
             1.0 / momentum_gain(momentum, steps)
@@ -107,28 +98,27 @@ def scaffold(
             trained,
             client.shared,
             client.params,
-            finished.params,
+            local_update.params,
         )
         size = client.data.num_examples if weights == "data" else 1.0
-        weight = jax.tree.map(lambda own: size * own, trained)
-        upload = Upload(by_block(lambda w, dc: w * dc, weight, changes), weight)
+        upload = jax.tree.map(lambda own, dc: Mean(dc, size * own), trained, changes)
         return upload, jax.tree.map(jnp.add, client.memory, changes)
 
-    def merge(shared: Params, upload: Upload, cohort: Cohort) -> Params:
+    def merge(cohort: Cohort, upload: Params) -> tuple[Params, Params]:
         share = cohort.num_accepted / cohort.federation.num_clients
-        return by_block(
-            lambda w, c, total: c + share * jnp.where(w > 0, total / _safe(w), 0.0),
-            upload.weights,
-            shared,
-            upload.changes,
+        shared = jax.tree.map(
+            lambda mean, c: jax.tree.map(lambda m, x: x + share * m, mean.value, c),
+            upload,
+            cohort.shared,
+            is_leaf=lambda x: isinstance(x, Mean),
         )
+        return shared, cohort.memory
 
     return Method(
         name="scaffold",
         momentum=momentum,
-        init_shared=lambda model, params, num_clients: init_client(model, params),
-        init_client=init_client,
-        grads=grads,
+        init=init,
+        update=update,
         finish=finish,
         merge=merge,
     )
@@ -139,7 +129,3 @@ def by_block(fn, weights: Params, *trees: Params) -> Params:
     return jax.tree.map(
         lambda w, *blocks: jax.tree.map(lambda *x: fn(w, *x), *blocks), weights, *trees
     )
-
-
-def _safe(weight: Array) -> Array:
-    return jnp.where(weight > 0, weight, 1.0)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from fedcmi_jax.data.base import Split
 from fedcmi_jax.partition.base import (
     Partition,
     by_client,
@@ -10,6 +9,7 @@ from fedcmi_jax.partition.base import (
     check_num_clients,
     draw_dirichlet,
 )
+from fedcmi_jax.types import Split
 
 MAX_RETRIES = 100
 """Resamplings before dirichlet gives up; a failing setting nearly always fails."""

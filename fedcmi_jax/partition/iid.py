@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedcmi_jax.data.base import Split
 from fedcmi_jax.partition.base import Partition, check_num_clients
+from fedcmi_jax.types import Split
 
 
 def iid(split: Split, num_clients: int, rng: np.random.Generator) -> Partition:

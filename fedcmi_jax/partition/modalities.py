@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedcmi_jax.data.base import Split
 from fedcmi_jax.partition.base import Partition
+from fedcmi_jax.types import Split
 
 
 def allocate_modalities(

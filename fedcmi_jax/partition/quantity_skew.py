@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from fedcmi_jax.data.base import Split
 from fedcmi_jax.partition.base import (
     Partition,
     check_alpha,
     check_num_clients,
     draw_dirichlet,
 )
+from fedcmi_jax.types import Split
 
 
 def quantity_skew(

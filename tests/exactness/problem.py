@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import fedcmi_jax as fc
+from fedcmi_jax.testing.problem import FAST_COMPILE
 from tests.exactness.reference import MODALITIES, FedAvg
 
 TOLERANCE = 1e-5
@@ -19,8 +20,6 @@ WIDTHS = {"a": 4, "v": 3}
 COHORT = 4
 SEED = 6
 """Cohorts 0 1 3 5, 0 1 2 3, 0 3 4 5: new clients and old ones, each kind twice."""
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
-"""These programs run for a millisecond."""
 
 
 class Scene(NamedTuple):

@@ -32,9 +32,9 @@ class Observed:
     def __call__(self, **options):
         method = fc.methods.bmsfed(**options)
 
-        def merge(shared, upload, cohort):
-            jax.debug.callback(self.record, cohort.ids, cohort.use)
-            return method.merge(shared, upload, cohort)
+        def merge(cohort, upload):
+            jax.debug.callback(self.record, cohort.ids, cohort.participation)
+            return method.merge(cohort, upload)
 
         return method._replace(merge=merge)
 

@@ -1,0 +1,46 @@
+"""Refusals of options, in one line each."""
+
+from typing import Any
+
+import numpy as np
+from jax.core import Tracer
+
+from fedcmi_jax.types import Array
+
+
+def check_not_negative(**values: float | Array) -> None:
+    """Refuses negative or NaN coefficients; traced values pass unchecked.
+
+    Raises:
+      ValueError: Names the argument, its value and the remedy.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= 0):
+            raise ValueError(f"{name}: {value} is not >= 0; give 0 or more")
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Refuses a value that is none of a ``Literal``'s.
+
+    Raises:
+      ValueError: Names the argument, its value and the choices.
+    """
+    if value not in choices.__args__:
+        raise ValueError(
+            f"{name}: unknown {value!r}; choose from {list(choices.__args__)}"
+        )
+
+
+def check_window(first_round: int, last_round: int | None) -> None:
+    """Refuses an empty window of rounds; ``last_round`` None is the run's last.
+
+    Raises:
+      ValueError: Names the argument, its value and the remedy.
+    """
+    if first_round < 0:
+        raise ValueError(f"first_round: {first_round} is negative; give 0 or more")
+    if last_round is not None and last_round < first_round:
+        raise ValueError(
+            f"last_round: {last_round} comes before first_round {first_round}; give "
+            f"at least {first_round}, or None for the end"
+        )

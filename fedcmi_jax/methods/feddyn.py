@@ -1,0 +1,101 @@
+"""FedDyn: Acar et al., ICLR 2021, arXiv 2111.04263; methods 15."""
+
+import jax
+import jax.numpy as jnp
+
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step
+from fedcmi_jax.types import Array, Model, Params, PyTree, Sum
+
+
+def feddyn(*, alpha: float = 0.1) -> Method:
+    """A regulariser per client that makes local and global optima agree.
+
+    Client i's gradient, and what it remembers (the paper's lambda_i is alpha d_i):
+      g <- g + alpha (w - w_G - d_i),    d_i <- d_i - (w_i - w_G)
+    Server, S of a block's N owners in the federation accepted (the paper's h is alpha
+    d):
+      d   <- d - (1 / N) sum_{i in S} (w_i - w_G)
+      w_G <- (1 / |S|) sum_{i in S} w_i - d
+
+    Clients count alike, as in the paper. BatchNorm statistics are averaged alike, too.
+
+    Args:
+      alpha: Strength of the regulariser, > 0 (paper: 0.01 to 0.1). There is no value
+        that equals FedAvg.
+
+    Raises:
+      ValueError: alpha is not positive.
+
+    Example:
+      >>> import fedcmi_jax as fc
+      >>> fc.methods.feddyn(alpha=0.01).name
+      'feddyn'
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha: {alpha} is not positive; try 0.1")
+
+    def init(model: Model, params: Params, num_clients: int) -> tuple[Params, Params]:
+        del model, num_clients
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return zeros, zeros
+
+    def update(
+        client: Client, grads: Params, step: Step, context: PyTree
+    ) -> tuple[Params, PyTree]:
+        regularised = jax.tree.map(
+            lambda g, w, w_global, d: g + alpha * (w - w_global - d),
+            grads,
+            step.params,
+            client.params,
+            client.memory,
+        )
+        return regularised, context
+
+    def finish(
+        client: Client, local_update: LocalUpdate, context: PyTree
+    ) -> tuple[Params, Params]:
+        drift = jax.tree.map(
+            lambda d, w, w_global: d - (w - w_global),
+            client.memory,
+            local_update.params,
+            client.params,
+        )
+        owned = client.model.owned(client.data.available)
+        counts = jax.tree.map(lambda own: Sum(own * weight(client, context)), owned)
+        return counts, drift
+
+    def weight(client: Client, context: PyTree) -> Array:
+        del context
+        return jnp.minimum(client.data.num_examples, 1).astype(jnp.float32)
+
+    def server_update(
+        cohort: Cohort, mean_delta: Params, upload: Params
+    ) -> tuple[Params, Params]:
+        available = cohort.federation.available
+        owners = jax.vmap(cohort.model.owned)(available)
+        share = jax.tree.map(
+            lambda sent, own: sent.value / jnp.maximum(own.sum(), 1.0),
+            upload,
+            owners,
+            is_leaf=lambda x: isinstance(x, Sum),
+        )
+        drift = jax.tree.map(
+            lambda s, block, delta: jax.tree.map(lambda d, x: d - s * x, block, delta),
+            share,
+            cohort.shared,
+            mean_delta,
+        )
+        params = jax.tree.map(
+            lambda w, x, d: w + x - d, cohort.params, mean_delta, drift
+        )
+        return params, drift
+
+    return Method(
+        name="feddyn",
+        init=init,
+        update=update,
+        finish=finish,
+        weight=weight,
+        server_update=server_update,
+    )

@@ -1,0 +1,240 @@
+"""What a round's functions share, and what hooks see of clients and server."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from fedcmi_jax.clients import ClientUpdate, longest_first, map_clients
+from fedcmi_jax.federation import ClientData, Federation
+from fedcmi_jax.local import LocalTraining, num_steps, train_client
+from fedcmi_jax.methods.base import Method, own_model
+from fedcmi_jax.methods.seen import Client, Kept, LocalUpdate, Server
+from fedcmi_jax.types import Array, FederationState, Model, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything about an algorithm that no round changes.
+
+    Attributes:
+      method: Hooks; ``fedcmi_jax.methods``.
+      model: Pure functions; ``fedcmi_jax.models``.
+      clients_per_round: K, drawn uniformly without replacement unless the method
+        selects its own cohort.
+      local: Epochs, batch size, optimizer.
+      server_optimizer: Takes the negative mean delta as its gradient (FedOpt, arXiv
+        2003.00295); None: the mean delta is added.
+      chunk_size: Clients mapped together; changes speed and memory, not results
+        (beyond the order of summation).
+      rounds_per_call: Rounds that one call of ``run`` can do.
+      clip_norm: Largest l2 norm of a client's delta; None: no clipping.
+      mesh: ``clients.client_mesh``: devices that share every cohort. State and
+        federation must lie on it (``clients.replicate``); None: one device.
+
+    Raises:
+      ValueError: A size is below 1, the norm is not positive, or the method is not
+        defined for this model or cohort, or does not take a server optimizer.
+    """
+
+    method: Method
+    model: Model
+    clients_per_round: int
+    local: LocalTraining = LocalTraining()  # noqa: RUF009 (frozen)
+    server_optimizer: optax.GradientTransformation | None = None
+    chunk_size: int = 1
+    rounds_per_call: int = 1
+    clip_norm: float | None = None
+    mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work."""
+        for name in ("clients_per_round", "chunk_size", "rounds_per_call"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name}: {value} is below 1; give at least 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(
+                f"clip_norm: {self.clip_norm} is not positive; None is no clipping"
+            )
+        method = self.method
+        if method.needs_projectors and not self.model.has_projectors:
+            raise ValueError(
+                f"model: method {method.name!r} needs projectors; use "
+                "models.two_projector"
+            )
+        if method.server_update is not None and self.server_optimizer is not None:
+            raise ValueError(
+                f"server_optimizer: method {method.name!r} has a server step of its "
+                "own; leave it out"
+            )
+        method.check(self.model, self.clients_per_round)
+
+
+class Seen(NamedTuple):
+    """What all clients of a round see.
+
+    Attributes:
+      state: The state, without what is one client's.
+      federation: The federation.
+      key: The round's key; a client's own is folded out of it.
+    """
+
+    state: FederationState
+    federation: Federation
+    key: Array
+
+
+def seen(state: FederationState, federation: Federation, key: Array) -> Seen:
+    """What all clients see; the clients' own stays out, for it is mapped."""
+    return Seen(state._replace(memory=(), personal={}), federation, key)
+
+
+def in_order(
+    setup: Setup, federation: Federation, ids: Array, participation: Array
+) -> tuple[Array, Array, Array]:
+    """Clients longest first: ids [K], participation [K, M], batches per pass [K]."""
+    total = federation.sizes[ids] + federation.probe_sizes[ids]
+    batches = -(-total // setup.local.batch_size)
+    order = longest_first(ids, batches)
+    return ids[order], participation[order], batches[order]
+
+
+def client_view(
+    setup: Setup,
+    seen: Seen,
+    id: Array,
+    participation: Array,
+    kept: Kept,
+    max_batches: Array,
+) -> tuple[Client, Array, Array]:
+    """What hooks see of a client.
+
+    Args:
+      setup: The algorithm's.
+      seen: What all clients see.
+      id: int32; N is nobody, who has no samples.
+      participation: [M] float32, modalities that it uses.
+      kept: Its own.
+      max_batches: int32, batches that a pass over its data may take.
+
+    Returns:
+      The client, its key, and whether it is one.
+    """
+    state, federation, round_key = seen
+    is_real = id < federation.num_clients
+    sizes = federation.sizes.at[id].get(mode="clip")
+    probes = federation.probe_sizes.at[id].get(mode="clip")
+    data = ClientData(
+        federation=federation,
+        offset=federation.offsets.at[id].get(mode="clip"),
+        num_examples=jnp.where(is_real, sizes, 0),
+        num_probe=jnp.where(is_real, probes, 0),
+        available=participation,
+        batch_size=setup.local.batch_size,
+        max_batches=max_batches,
+    )
+    client = Client(
+        model=setup.model,
+        params=own_model(setup.method, state.params, kept),
+        batch_stats=state.batch_stats,
+        shared=state.shared,
+        memory=kept.memory,
+        data=data,
+        round=state.round,
+        learning_rate=setup.local.rate(state.round),
+        num_steps=num_steps(setup.local, data.num_examples),
+        augmented=setup.local.augment is not None,
+        has=federation.available.at[id].get(mode="clip"),
+    )
+    return client, jax.random.fold_in(round_key, id), is_real
+
+
+def map_over(
+    setup: Setup,
+    update: Callable[..., ClientUpdate],
+    seen: Seen,
+    cohort: tuple[Array, Array, Array],
+    kept: PyTree,
+) -> tuple[PyTree, PyTree, Array]:
+    """``clients.map_clients`` with the algorithm's chunks and devices."""
+    return map_clients(
+        update,
+        seen,
+        *cohort,
+        kept,
+        num_clients=seen.federation.num_clients,
+        chunk_size=setup.chunk_size,
+        mesh=setup.mesh,
+    )
+
+
+def server_view(
+    setup: Setup, state: FederationState, federation: Federation, key: Array
+) -> Server:
+    """What ``Method.select`` sees; ``key`` is for the clients that it maps."""
+    everybody = Kept(state.memory, state.personal)
+    shared = seen(state, federation, key)
+
+    def mapped(
+        fn: Callable[[Client, Array], PyTree], ids: Array, participation: Array
+    ) -> PyTree:
+        return _measured(setup, shared, everybody, fn, ids, participation)
+
+    def train(method: Method, epochs: int, client: Client, key: Array) -> LocalUpdate:
+        briefly = dataclasses.replace(setup.local, epochs=epochs)
+        client = client._replace(num_steps=num_steps(briefly, client.data.num_examples))
+        result = train_client(method, briefly, client, key)
+        return LocalUpdate(result.params, result.batch_stats)
+
+    return Server(
+        model=setup.model,
+        params=state.params,
+        batch_stats=state.batch_stats,
+        shared=state.shared,
+        memory=state.memory,
+        federation=federation,
+        cohort_size=setup.clients_per_round,
+        round=state.round,
+        map=mapped,
+        train=train,
+    )
+
+
+def _measured(
+    setup: Setup,
+    seen: Seen,
+    everybody: Kept,
+    fn: Callable[[Client, Array], PyTree],
+    ids: Array,
+    participation: Array,
+) -> PyTree:
+    """``fn`` of every client, [n, ...]; nothing is trained or kept.
+
+    Results travel as what is kept does: a row per client, written where it lives.
+    """
+    n = seen.federation.num_clients
+
+    def result(id, participation, kept, max_batches) -> tuple[PyTree, Array]:
+        view = client_view(setup, seen, id, participation, kept, max_batches)
+        client, key, is_real = view
+        return fn(client, key), is_real
+
+    def update(seen_again, id, participation, kept, max_batches) -> ClientUpdate:
+        view = client_view(setup, seen_again, id, participation, kept[0], max_batches)
+        client, key, is_real = view
+        return ClientUpdate((), (kept[0], fn(client, key)), is_real)
+
+    first = jax.tree.map(lambda x: x[0], everybody)
+    nothing = jnp.zeros((), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda: result(nothing, jnp.zeros_like(participation[0]), first, nothing)[0]
+    )
+    rows = jax.tree.map(lambda s: jnp.zeros((n, *s.shape), s.dtype), shapes)
+    cohort = in_order(setup, seen.federation, ids, participation)
+    _, kept, _ = map_over(setup, update, seen, cohort, (everybody, rows))
+    return jax.tree.map(lambda x: x[ids], kept[1])

@@ -4,7 +4,6 @@ Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 201
 preprocessing of the FedCMI code (methods 0.2).
 """
 
-import functools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ import numpy as np
 
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
-from fedcmi_jax.data.raw.cache import prepared
 from fedcmi_jax.data.raw.decoding import Item, Say, silent
 
 SECONDS = 10.0
@@ -100,17 +98,16 @@ def ave(
     ]
     raw.layout.check_classes(labels[0], class_names, lists / "trainSet.txt")
     raw.layout.check_classes(labels[1], class_names, lists / "testSet.txt")
-    inputs = prepared(
+    inputs = raw.video.prepared_clips(
         "ave",
         {
             "train": [_item(folder, event) for event in train],
             "test": [_item(folder, event) for event in test],
         },
-        functools.partial(_decode, frames=frames, image_size=image_size),
-        {
-            "audio": raw.audio.spectrogram_shape(SECONDS),
-            "visual": (frames, image_size, image_size, 3),
-        },
+        _decode,
+        seconds=SECONDS,
+        frames=frames,
+        image_size=image_size,
         root=folder,
         cache_dir=cache_dir,
         workers=workers,

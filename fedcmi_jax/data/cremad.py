@@ -5,7 +5,6 @@ Transactions on Affective Computing 2014; preprocessing of the FedCMI code (meth
 and the 6,698 / 744 split of OGM-GE (arXiv 2203.15332).
 """
 
-import functools
 import pathlib
 import re
 from typing import NamedTuple
@@ -14,7 +13,6 @@ import numpy as np
 
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
-from fedcmi_jax.data.raw.cache import prepared
 from fedcmi_jax.data.raw.decoding import Item, Say, silent
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
@@ -93,17 +91,16 @@ def cremad(
     labels = [np.array([c.label for c in clips], np.int32) for clips in (train, test)]
     raw.layout.check_classes(labels[0], CLASSES, lists / "train.csv")
     raw.layout.check_classes(labels[1], CLASSES, lists / "test.csv")
-    inputs = prepared(
+    inputs = raw.video.prepared_clips(
         "cremad",
         {
             "train": [_item(folder, clip) for clip in train],
             "test": [_item(folder, clip) for clip in test],
         },
-        functools.partial(_decode, frames=frames, image_size=image_size),
-        {
-            "audio": raw.audio.spectrogram_shape(SECONDS),
-            "visual": (frames, image_size, image_size, 3),
-        },
+        _decode,
+        seconds=SECONDS,
+        frames=frames,
+        image_size=image_size,
         root=folder,
         cache_dir=cache_dir,
         workers=workers,

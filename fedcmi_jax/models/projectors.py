@@ -1,5 +1,7 @@
 """Projectors: encoder features h -> self- or infiltration vector (methods 1.2)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 
@@ -7,28 +9,22 @@ from fedcmi_jax.models.layers import dense
 from fedcmi_jax.types import Array
 
 
-class Linear(nn.Module):
-    """W h + b."""
+class Projector(nn.Module):
+    """Linear layers, all D wide, with ReLU between them."""
 
     features: int
+    layers: int
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """Maps [B, F] to [B, D]."""
-        return dense(self.features, "dense0")(h)
+        for i in range(self.layers - 1):
+            h = jax.nn.relu(dense(self.features, f"dense{i}")(h))
+        return dense(self.features, f"dense{self.layers - 1}")(h)
 
 
-class MLP(nn.Module):
-    """Linear, ReLU, Linear, ReLU, Linear, all D wide."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, h: Array) -> Array:
-        """Maps [B, F] to [B, D]."""
-        h = jax.nn.relu(dense(self.features, "dense0")(h))
-        h = jax.nn.relu(dense(self.features, "dense1")(h))
-        return dense(self.features, "dense2")(h)
-
-
-PROJECTORS = {"linear": Linear, "mlp": MLP}
+PROJECTORS = {
+    "linear": functools.partial(Projector, layers=1),
+    "mlp": functools.partial(Projector, layers=3),
+}
+"""Name -> width D -> module."""

@@ -3,14 +3,17 @@
 By PyAV, which brings FFmpeg's libraries in its wheel: no ffmpeg program is needed.
 """
 
+import functools
 import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedcmi_jax.data.raw.audio import RATE
+from fedcmi_jax.data.raw.audio import RATE, spectrogram_shape
+from fedcmi_jax.data.raw.cache import prepared
+from fedcmi_jax.data.raw.decoding import Item
 from fedcmi_jax.data.raw.images import evenly, library
 
 if TYPE_CHECKING:
@@ -168,3 +171,39 @@ def _first(streams: Any, path: pathlib.Path, what: str) -> Any:
 def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return ValueError(f"{path}: unreadable video ({reason}); replace it")
+
+
+def prepared_clips(
+    name: str,
+    splits: Mapping[str, Sequence[Item]],
+    decode: Callable[..., dict[str, np.ndarray]],
+    *,
+    seconds: float,
+    frames: int,
+    image_size: int,
+    **options: Any,
+) -> dict[str, dict[str, np.ndarray]]:
+    """``cache.prepared`` of clips with a sound (``audio``) and frames (``visual``).
+
+    Args:
+      name: Data set.
+      splits: Split -> its samples, in order.
+      decode: A module's ``(item, frames=, image_size=) -> {modality: array}``.
+      seconds: Length of the sound.
+      frames: Frames of a clip.
+      image_size: Side of a frame in pixels.
+      **options: Of ``cache.prepared``.
+
+    Returns:
+      Split -> modality -> [n, ...] float32, read-only.
+    """
+    return prepared(
+        name,
+        splits,
+        functools.partial(decode, frames=frames, image_size=image_size),
+        {
+            "audio": spectrogram_shape(seconds),
+            "visual": (frames, image_size, image_size, 3),
+        },
+        **options,
+    )

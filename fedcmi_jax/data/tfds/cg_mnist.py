@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fedcmi_jax.data.cg_digits import CLASS_COLORS, colorize
-from fedcmi_jax.data.tfds.download import fetch
 from fedcmi_jax.data.tfds.mnist import (
     CLASS_NAMES,
     FILES,
@@ -20,6 +19,7 @@ from fedcmi_jax.data.tfds.mnist import (
     INSTRUCTIONS,
     URL_INFOS,
     read_mnist,
+    split_generators,
 )
 
 SEED = 0
@@ -55,9 +55,7 @@ class CgMnist(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        files = fetch(dl_manager, self.url_infos)
-        return {split: self._generate_examples(files, split) for split in FILES}
+    _split_generators = split_generators
 
     def _generate_examples(
         self, files: Mapping[str, pathlib.Path], split: str

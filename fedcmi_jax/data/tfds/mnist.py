@@ -57,6 +57,12 @@ INSTRUCTIONS = "Put the four MNIST .gz files into the folder."
 _IDX_UINT8 = 0x08  # type code of the idx format
 
 
+def split_generators(builder: Any, dl_manager: Any) -> dict[str, Any]:
+    """``_split_generators`` of a builder whose samples are MNIST's images."""
+    files = fetch(dl_manager, builder.url_infos)
+    return {split: builder._generate_examples(files, split) for split in FILES}
+
+
 class Mnist(
     tfds.core.GeneratorBasedBuilder,
     skip_registration=True,  # type: ignore[call-arg]
@@ -83,9 +89,7 @@ class Mnist(
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        files = fetch(dl_manager, self.url_infos)
-        return {split: self._generate_examples(files, split) for split in FILES}
+    _split_generators = split_generators
 
     def _generate_examples(
         self, files: Mapping[str, pathlib.Path], split: str

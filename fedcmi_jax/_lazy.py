@@ -23,7 +23,7 @@ def lazy(
     Args:
       package: The package's name.
       where: Name -> module that it is imported from. The package's own modules are
-        found without.
+        found without, and none may have such a name: its import would hide the object.
 
     Returns:
       Both functions.

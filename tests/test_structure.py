@@ -119,6 +119,8 @@ def test_lazy_names_are_those_that_type_checkers_see(name):
     own = {m.name for m in pkgutil.iter_modules(package.__path__)}
     assert listed == {k: v for k, v in seen.items() if (v, k in own) != (name, True)}
     assert set(seen) <= set(dir(package))
+    # Whoever imports a module of such a name first would hide the object.
+    assert not own & set(listed)
     for key, module in seen.items():
         found = getattr(package, key)
         assert found is getattr(importlib.import_module(module), key)

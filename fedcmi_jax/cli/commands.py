@@ -196,7 +196,7 @@ class Prepare(Command):
       options: Its options.
     """
 
-    takes = "the name of a data set first, then its options"
+    takes = "a data set first, then its options: fedcmi data prepare NAME --help"
     name: Annotated[str, Positional, arg(metavar="NAME")]
     options: Annotated[Any, FLAT] = NoOptions()
 

@@ -219,14 +219,15 @@ def _unknown(
     """What to say of arguments that nothing takes."""
     text = next((t for t in tokens if t.startswith("-")), tokens[0])
     if not text.startswith("--"):
-        return f"{' '.join(path)}: unknown {text!r}; takes {takes}"
+        return f"{' '.join(path) or 'fedcmi'}: unknown {text!r}; takes {takes}"
     name = _path_of(text.partition("=")[0])
     kind = name.partition(".")[0]
     chosen = flags.get(f"{kind}.name") if "." in name else None
     of = f" of {kind} {chosen.default!r}" if chosen else ""
     known = [path for path, flag in flags.items() if not flag.positional]
     prog = " ".join(["fedcmi", *path])
-    hint = f"{prog} takes {takes}; see {prog} --help"
+    hint = f"{prog} takes {takes}"
+    hint = hint if hint.endswith("--help") else f"{hint}; see {prog} --help"
     try:
         _lookup("flag", name, known)
     except ValueError as error:

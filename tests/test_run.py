@@ -518,7 +518,7 @@ def test_the_remedy_names_the_rate_that_was_used(method, rate, tmp_path):
 
 def test_a_second_signal_ends_the_process_at_once():
     program = (
-        "import signal; from fedcmi_jax.experiment import training as run\n"
+        "import signal; from fedcmi_jax.experiment import training\n"
         "with training.stop_requests(training.Observer()):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    print('first')\n"

@@ -1,31 +1,59 @@
 """Federated multimodal learning as pure JAX: FedCMI and its baselines."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
-from fedcmi_jax import backend as backend
-from fedcmi_jax import data as data
-from fedcmi_jax import evaluation as evaluation
-from fedcmi_jax import experiment as experiment
-from fedcmi_jax import methods as methods
-from fedcmi_jax import models as models
-from fedcmi_jax import partition as partition
-from fedcmi_jax import server_optimizers as server_optimizers
-from fedcmi_jax.algorithm import FederatedAlgorithm as FederatedAlgorithm
-from fedcmi_jax.algorithm import build_algorithm as build_algorithm
-from fedcmi_jax.evaluation import build_evaluator as build_evaluator
-from fedcmi_jax.experiment import config as config
-from fedcmi_jax.federation import Federation as Federation
-from fedcmi_jax.federation import build_federation as build_federation
-from fedcmi_jax.local import LocalTraining as LocalTraining
-from fedcmi_jax.methods import Method as Method
-from fedcmi_jax.methods import chain as chain
-from fedcmi_jax.methods._momentum import momentum_gain as momentum_gain
-from fedcmi_jax.optimizers import linear_decay as linear_decay
-from fedcmi_jax.optimizers import torch_sgd as torch_sgd
-from fedcmi_jax.types import Batch as Batch
-from fedcmi_jax.types import FederationState as FederationState
-from fedcmi_jax.types import Model as Model
-from fedcmi_jax.types import Outputs as Outputs
-from fedcmi_jax.types import RoundInfo as RoundInfo
+from fedcmi_jax._lazy import lazy as _lazy
+
+if TYPE_CHECKING:
+    from fedcmi_jax import backend as backend
+    from fedcmi_jax import data as data
+    from fedcmi_jax import evaluation as evaluation
+    from fedcmi_jax import experiment as experiment
+    from fedcmi_jax import methods as methods
+    from fedcmi_jax import models as models
+    from fedcmi_jax import partition as partition
+    from fedcmi_jax import server_optimizers as server_optimizers
+    from fedcmi_jax.algorithm import FederatedAlgorithm as FederatedAlgorithm
+    from fedcmi_jax.algorithm import build_algorithm as build_algorithm
+    from fedcmi_jax.evaluation import build_evaluator as build_evaluator
+    from fedcmi_jax.experiment import config as config
+    from fedcmi_jax.federation import Federation as Federation
+    from fedcmi_jax.federation import build_federation as build_federation
+    from fedcmi_jax.local import LocalTraining as LocalTraining
+    from fedcmi_jax.methods import Method as Method
+    from fedcmi_jax.methods import chain as chain
+    from fedcmi_jax.methods._momentum import momentum_gain as momentum_gain
+    from fedcmi_jax.optimizers import linear_decay as linear_decay
+    from fedcmi_jax.optimizers import torch_sgd as torch_sgd
+    from fedcmi_jax.types import Batch as Batch
+    from fedcmi_jax.types import FederationState as FederationState
+    from fedcmi_jax.types import Model as Model
+    from fedcmi_jax.types import Outputs as Outputs
+    from fedcmi_jax.types import RoundInfo as RoundInfo
+else:
+    # The same names, imported when first used: tests/test_structure.py compares.
+    __getattr__, __dir__ = _lazy(
+        __name__,
+        {
+            "FederatedAlgorithm": "fedcmi_jax.algorithm",
+            "build_algorithm": "fedcmi_jax.algorithm",
+            "build_evaluator": "fedcmi_jax.evaluation",
+            "config": "fedcmi_jax.experiment",
+            "Federation": "fedcmi_jax.federation",
+            "build_federation": "fedcmi_jax.federation",
+            "LocalTraining": "fedcmi_jax.local",
+            "linear_decay": "fedcmi_jax.optimizers",
+            "torch_sgd": "fedcmi_jax.optimizers",
+            "Method": "fedcmi_jax.methods",
+            "chain": "fedcmi_jax.methods",
+            "momentum_gain": "fedcmi_jax.methods._momentum",
+            "Batch": "fedcmi_jax.types",
+            "FederationState": "fedcmi_jax.types",
+            "Model": "fedcmi_jax.types",
+            "Outputs": "fedcmi_jax.types",
+            "RoundInfo": "fedcmi_jax.types",
+        },
+    )
 
 __version__ = _version("fedcmi_jax")

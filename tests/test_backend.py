@@ -151,7 +151,6 @@ def test_peers_start_without_the_flag():
 
 
 def test_a_peer_does_not_see_the_flag(tmp_path, monkeypatch):
-    monkeypatch.setattr(peers, "FOLDER", tmp_path)
     monkeypatch.setenv("XLA_FLAGS", f"--xla_a=1 {backend.FLAG}")
     python = tmp_path / ".venv-torch" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -159,7 +158,7 @@ def test_a_peer_does_not_see_the_flag(tmp_path, monkeypatch):
     (tmp_path / "torch_loop.py").write_text(
         "import json, os; print(json.dumps({'flags': os.environ['XLA_FLAGS']}))"
     )
-    with peers.Peer("torch", tmp_path / "spec.json") as peer:
+    with peers.Peer("torch", tmp_path / "spec.json", tmp_path) as peer:
         assert peer.ready == {"flags": "--xla_a=1"}
 
 
@@ -210,4 +209,4 @@ def test_doctor_takes_no_arguments(capsys):
     assert main(["doctor", "now"]) == 2
     assert "takes no arguments" in capsys.readouterr().err
     assert main(["--help"]) == 0
-    assert "  doctor " in capsys.readouterr().out
+    assert " doctor " in capsys.readouterr().out

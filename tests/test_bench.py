@@ -6,7 +6,7 @@ import json
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.bench import workloads
+from fedcmi_jax.bench import peers, workloads
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import sweep, timing
 from fedcmi_jax.experiment.experiment import build
@@ -112,6 +112,12 @@ def test_a_missing_peer_says_how_to_install_it(tiny, monkeypatch, tmp_path, caps
     error = capsys.readouterr().err
     assert "requirements-pfl.txt" in error
     assert error.count("\n") == 1
+
+
+def test_peers_are_looked_for_where_the_user_says(tiny, tmp_path, capsys):
+    assert not peers.FOLDER.is_absolute()
+    assert main(["bench", "--against=pfl", f"--peers={tmp_path / 'mine'}"]) == 2
+    assert f"not installed in {tmp_path / 'mine'}" in capsys.readouterr().err
 
 
 def test_ratios_are_of_pairs():

@@ -1,16 +1,21 @@
+import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import fedcmi_jax
-from fedcmi_jax.cli.flags import parse_options
-from fedcmi_jax.cli.main import COMMANDS, LISTS, main, parse
+from fedcmi_jax.cli import parser
+from fedcmi_jax.cli.command import Group
+from fedcmi_jax.cli.commands import COMMANDS, What
+from fedcmi_jax.cli.lists import LISTS
+from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.presets import PRESETS
 from tests.test_config import ENTRIES, TINY
@@ -36,6 +41,11 @@ TINY_FLAGS = ["synthetic", *flags(TINY), "--method.name=fedavg", "--local.epochs
 @pytest.fixture(autouse=True)
 def _empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+def parse(flags):
+    """The configuration that fedcmi train reads from its flags."""
+    return parser.parse(["train", *flags]).config
 
 
 def fails(argv, capsys):
@@ -66,6 +76,8 @@ def fails(argv, capsys):
         (["--method.name=fedavg", "--method.mu=1"], "fedavg"),
         (["-x"], "-x"),
         (["synthetic", "stray"], "stray"),
+        (["--rounds=5", "synthetic"], "'synthetic'; takes a preset first"),
+        (["--method.name=fedavg", "--method.name"], "method.name: has no value"),
         (["--rounds"], "rounds"),
         (["--rounds="], "rounds"),
         (["--rounds=five"], "five"),
@@ -184,13 +196,116 @@ def test_help_and_version(capsys):
     for argv in ([], ["--help"], ["-h"]):
         assert main(argv) == 0
         shown = capsys.readouterr().out
-        assert all(command in shown for command in COMMANDS)
+        assert all(command in shown for command in COMMANDS.commands)
     assert main(["--version"]) == 0
     assert fedcmi_jax.__version__ in capsys.readouterr().out
     assert main(["resume", "--help"]) == 0
 
 
+def commands(group=COMMANDS, path=()):
+    """(path, command or group) of every level."""
+    yield path, group
+    for name, member in group.commands.items():
+        if isinstance(member, Group):
+            yield from commands(member, (*path, name))
+        else:
+            yield (*path, name), member
+
+
+LEVELS = list(commands())
+
+
+@pytest.mark.parametrize(("path", "command"), LEVELS)
+def test_every_level_has_help(path, command, capsys):
+    for flag in ("--help", "-h"):
+        assert main([*path, flag]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert shown.startswith(f"usage: {' '.join(['fedcmi', *path])} [-h]")
+    if isinstance(command, Group):
+        assert all(name in shown for name in command.commands)
+        return
+    assert command.__doc__.splitlines()[0] in shown
+    default, _ = command.settle([]) if path != ("data", "prepare") else (None, [])
+    for name, flag in parser.flags_of(default or command).items():
+        written = f"--{name.replace('_', '-')}"
+        assert flag.positional or re.search(rf"{re.escape(written)}[ ,]", shown), name
+
+
+@pytest.mark.parametrize("command", [c for _, c in LEVELS if isinstance(c, type)])
+def test_every_field_of_a_command_is_documented(command):
+    for field in dataclasses.fields(command):
+        assert f"  {field.name}: " in command.__doc__
+
+
+def test_help_has_what_it_once_lacked(capsys):
+    for path, flags in {
+        ("train",): ("--seeds", "--host-devices", "--coordinator"),
+        ("sweep", "clients"): ("--counts", "--participation", "--rounds"),
+        ("data", "prepare", "hapt"): ("--manual-dir", "--data-dir"),
+        ("resume",): ("RUN", "--process-id"),
+    }.items():
+        assert main([*path, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert all(flag in shown for flag in flags), path
+
+
+@pytest.mark.parametrize(
+    ("argv", "never"),
+    [
+        (["--version"], {"jax", "tyro.extras", "rich"}),
+        (["--help"], {"jax", "rich"}),
+        (["list", "--help"], {"jax", "rich"}),
+        (["bench", "--help"], {"jax", "rich"}),
+        (["train", "--help"], {"orbax", "matplotlib", "tensorflow_datasets"}),
+        (["train", "--rounds=x"], {"orbax", "matplotlib", "tensorflow_datasets"}),
+        (["list", "methods"], {"orbax", "matplotlib", "tensorflow_datasets"}),
+        (["sweep", "clients", "--help"], {"orbax", "matplotlib", "sklearn"}),
+    ],
+)
+def test_a_command_imports_what_it_needs(argv, never):
+    code = f"""
+import sys
+from fedcmi_jax.cli.main import main
+main({argv})
+print("imported", *sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "fedcmi_jax.cli.main" in imported
+    assert not never & imported
+
+
+def test_without_its_hook_the_parser_speaks_for_itself(capsys, monkeypatch):
+    """tyro may change its module _errors: then its own message is shown."""
+    monkeypatch.delattr("tyro._errors")
+    assert main(["train", "--rounds=five"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "five" in captured.err
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_sweep_has_defaults_of_its_own():
+    def config(*flags):
+        return parser.parse(["sweep", "clients", *flags]).config
+
+    plain, named = config(), config("synthetic", "--partition.name=shards")
+    assert (plain.rounds, plain.partition.name, plain.chunk_size) == (5, "iid", 100)
+    assert (plain.multi_ratio, plain.local.epochs) == (1.0, 1)
+    assert (named.multi_ratio, named.local.epochs) == (0.5, 5)
+    assert (named.rounds, named.partition.name) == (5, "shards")
+    assert parser.parse(["sweep", "clients", "--counts=2,1"]).counts == (2, 1)
+
+
 def test_lists(capsys):
+    assert (*LISTS,) == typing.get_args(What)[1:]
     assert main(["list"]) == 0
     everything = capsys.readouterr().out
     names = [*LISTS, *PRESETS, *(name for _, name in ENTRIES)]
@@ -275,6 +390,5 @@ def test_a_signal_saves_and_says_how_to_go_on(number):
 
 def test_lists_are_spelled_alike_in_all_commands():
     """--views=1,7 of data prepare, as of train."""
-    section = configs.section("dataset", "modelnet40")
-    options = parse_options(section, ["--views=3,5"], "fedcmi data prepare")
-    assert options.views == (3, 5)
+    argv = ["data", "prepare", "modelnet40", "--views=3,5"]
+    assert parser.parse(argv).options.views == (3, 5)

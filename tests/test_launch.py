@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from fedcmi_jax.cli import launch
+from fedcmi_jax.cli import parser
+from fedcmi_jax.cli.command import Launch
 from fedcmi_jax.cli.main import main
 
 TRAIN = [
@@ -21,11 +22,10 @@ TRAIN = [
 
 
 def test_flags_are_taken_from_anywhere():
-    found, rest = launch.split_flags(
-        ["synthetic", "--host-devices", "2", "--rounds=3", "--devices=auto"]
-    )
-    assert found == launch.Launch(host_devices=2)
-    assert rest == ["synthetic", "--rounds=3"]
+    flags = ["synthetic", "--host-devices", "2", "--rounds=3", "--devices=auto"]
+    found = parser.parse(["train", *flags])
+    assert found.launch == Launch(host_devices=2)
+    assert (found.config.preset, found.config.rounds) == ("synthetic", 3)
 
 
 @pytest.mark.parametrize(

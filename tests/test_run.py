@@ -256,7 +256,7 @@ def damaged(folder, how):
 
 def resumed(folder, monkeypatch):
     """Exit code of ``fedcmi resume``, with programs that are compiled already."""
-    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda *args: experiment())
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *args: experiment())
     return main(["resume", str(folder), "--devices=1"])
 
 
@@ -462,7 +462,7 @@ def test_rejected_clients_are_named(tmp_path):
 
 def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     built = poisoned(0, 1, 2, 3, method="fedcmi")
-    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda *args: built)
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *args: built)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--output=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -518,7 +518,7 @@ def test_the_remedy_names_the_rate_that_was_used(method, rate, tmp_path):
 
 def test_a_second_signal_ends_the_process_at_once():
     program = (
-        "import signal; from fedcmi_jax.experiment import training as run\n"
+        "import signal; from fedcmi_jax.experiment import training\n"
         "with training.stop_requests(training.Observer()):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    print('first')\n"

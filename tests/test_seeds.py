@@ -41,7 +41,7 @@ def experiment(seed):
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch):
     """Commands and functions take what is compiled already."""
-    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda config, *_: experiment(3))
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda config, *_: experiment(3))
     monkeypatch.setattr(
         seeds, "build", lambda config, *_, **__: experiment(config.seed)
     )
@@ -401,7 +401,7 @@ def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
     cut = start(config(**MAPPED), tmp_path / "cut")
     with pytest.raises(training.Interrupted):
         training.train(built, cut, At(3, lambda: signal.raise_signal(2)))
-    monkeypatch.setattr("fedcmi_jax.cli.main.build", lambda *_: built)
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *_: built)
     assert main(["resume", str(cut), "--devices=1"]) == 0
     said = capsys.readouterr().out
     assert "over 2 seeds" in said
@@ -452,7 +452,7 @@ def test_what_seeds_cannot_do_is_one_line(values, message):
 @pytest.mark.parametrize("flags", [["--seeds=0"], ["--seeds=many"], ["--map-seeds"]])
 def test_the_command_refuses_in_one_line(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedcmi_jax.cli.main.build", build)
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", build)
     assert main(["train", "synthetic", *flags]) == 2
     error = capsys.readouterr().err
     assert flags[0].partition("=")[0].removeprefix("--").replace("-", "_") in (

@@ -5,6 +5,8 @@ import doctest
 import importlib
 import pathlib
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
@@ -13,7 +15,7 @@ import fedcmi_jax
 ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
-    {"types", "backend"},
+    {"types", "backend", "_lazy"},
     {
         "data",
         "models",
@@ -114,3 +116,33 @@ def test_examples_run(name):
     module = importlib.import_module(name)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.testmod(module, optionflags=flags).failed == 0
+
+
+@pytest.mark.parametrize("name", ["fedcmi_jax", "fedcmi_jax.experiment"])
+def test_lazy_names_are_those_that_type_checkers_see(name):
+    package = importlib.import_module(name)
+    tree = ast.parse(pathlib.Path(package.__file__).read_text())
+    (checked, lazy) = next(
+        (n.body, n.orelse) for n in tree.body if isinstance(n, ast.If)
+    )
+    seen = {alias.asname: node.module for node in checked for alias in node.names}
+    (table,) = (n for line in lazy for n in ast.walk(line) if isinstance(n, ast.Dict))
+    listed = ast.literal_eval(table)
+    own = {m.name for m in pkgutil.iter_modules(package.__path__)}
+    assert listed == {k: v for k, v in seen.items() if (v, k in own) != (name, True)}
+    assert set(seen) <= set(dir(package))
+    # Whoever imports a module of such a name first would hide the object.
+    assert not own & set(listed)
+    for key, module in seen.items():
+        found = getattr(package, key)
+        assert found is getattr(importlib.import_module(module), key)
+    with pytest.raises(AttributeError, match="nonsense"):
+        package.nonsense  # noqa: B018
+
+
+def test_the_package_alone_imports_nothing_large():
+    code = "import sys, fedcmi_jax.experiment; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"jax", "numpy", "flax", "optax", "orbax"} & set(done.stdout.split())

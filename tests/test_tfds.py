@@ -387,7 +387,7 @@ def test_command_prepares_and_prints_counts(raw, capsys):
         (["data", "prepare", "hapt", "--manual=x"], "did you mean 'manual_dir'"),
         (["data", "prepare", "hapt", "stray"], "stray"),
         (["data", "prepare", "hapt", "--manual-dir=nowhere"], "no such folder"),
-        (["data", "prepare", "noisy_digits", "--data-dir=x"], "data_dir"),
+        (["data", "prepare", "noisy_digits", "--data-dir=x"], "data-dir"),
         (["data", "prepare", "hapt", "--name=av_mnist"], "--name"),
         (["data", "prepare", "hapt"], "archive.ics.uci.edu"),
         (["train", "hapt"], "archive.ics.uci.edu"),

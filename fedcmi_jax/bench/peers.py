@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import fedcmi_jax
 from fedcmi_jax import backend
 from fedcmi_jax.bench.workloads import NUM_CLASSES, Contestant, Workload
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import FederationState, PyTree
 
-FOLDER = pathlib.Path(fedcmi_jax.__file__).parents[1] / "experiments" / "benchmarks"
+FOLDER = pathlib.Path("experiments") / "benchmarks"
+"""Where peers are if nobody says otherwise: in a checkout, which the package is not."""
 
 PEERS: dict[str, dict[str, Any]] = {
     "torch": {"forms": ("eager", "best"), "methods": ("fedavg", "fedcmi")},
@@ -34,19 +34,23 @@ def methods_of(name: str) -> tuple[str, ...]:
     return PEERS[name]["methods"] if name else ()
 
 
-def python_of(name: str) -> pathlib.Path:
+def python_of(name: str, folder: pathlib.Path) -> pathlib.Path:
     """The peer's interpreter.
 
+    Args:
+      name: Key of ``PEERS``.
+      folder: Of its script and environment.
+
     Raises:
-      ValueError: It is not installed; says how to.
+      ValueError: It is not there; says how to install it.
     """
-    python = FOLDER / f".venv-{name}" / "bin" / "python"
+    python = folder / f".venv-{name}" / "bin" / "python"
     if not python.exists():
-        where = "experiments/benchmarks"
         raise ValueError(
-            f"against: {name} is not installed; in the repository run: python3.11 -m "
-            f"venv {where}/.venv-{name} && {where}/.venv-{name}/bin/pip install -r "
-            f"{where}/requirements-{name}.txt"
+            f"against: {name} is not installed in {folder}; give the repository's "
+            f"{FOLDER} as --peers, or in the repository run: python3.11 -m venv "
+            f"{FOLDER}/.venv-{name} && {FOLDER}/.venv-{name}/bin/pip install -r "
+            f"{FOLDER}/requirements-{name}.txt"
         )
     return python
 
@@ -111,15 +115,20 @@ def write_problem(
 class Peer:
     """A running peer; use as a context manager."""
 
-    def __init__(self, name: str, spec: pathlib.Path):
+    def __init__(self, name: str, spec: pathlib.Path, folder: pathlib.Path):
         """Starts it; returns when it has warmed up.
+
+        Args:
+          name: Key of ``PEERS``.
+          spec: The specification.
+          folder: Of its script and environment.
 
         Raises:
           ValueError: It is not installed or refuses the specification.
         """
         self.name = name
         self._process = subprocess.Popen(
-            [python_of(name), FOLDER / f"{name}_loop.py", spec],
+            [python_of(name, folder), folder / f"{name}_loop.py", spec],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,42 +1,23 @@
 """``fedcmi data describe``: who holds what, as tables and as a picture."""
 
+import functools
 import io
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import rich.console
 import rich.table
 
-from fedcmi_jax.cli.flags import parse
+from fedcmi_jax.cli.commands import Describe
 from fedcmi_jax.experiment.config import Config, check_config
 from fedcmi_jax.experiment.split import deal, load_dataset
 
-USAGE = """\
-usage: fedcmi data describe [PRESET] [--dataset.name=NAME] [--partition.name=NAME]
-                            [--clients=N] [--multi-ratio=SHARE] [--seed=S]
-                            [--output=FILE.png] [--FLAG=VALUE ...]
-
-Deals the training samples out as fedcmi train would and prints who holds what: samples,
-classes and modalities. With --output it also draws class counts, modalities and sizes
-of every client. All flags of fedcmi train are known; those of training have no effect.
-"""
-
 MOST_ROWS = 30
 """Clients that are listed one by one; of more, the first ones."""
-
-LONGEST_NAME = 24
-"""Characters of a class name that fit under a column of the picture."""
-MOST_NUMBERS = 600
-"""Cells of a heat map up to which each shows its number."""
-ROW_HEIGHT, TALLEST = 0.22, 14.0
-"""Inches of a client's row, and of all of them at most."""
-LABEL_HEIGHT = 0.2
-"""Inches that a client's number takes."""
 
 
 class Holdings(NamedTuple):
@@ -88,8 +69,9 @@ def holdings(
       ValueError: Data set, partition or a number is impossible.
 
     Example:
-      >>> config = parse(["synthetic", "--clients=4", "--multi-ratio=0.5"])
-      >>> holdings(config).available.sum(axis=0).tolist()
+      >>> from fedcmi_jax.experiment.config import from_dict
+      >>> values = {"dataset": {"name": "synthetic"}, "clients": 4, "multi_ratio": 0.5}
+      >>> holdings(from_dict(values)).available.sum(axis=0).tolist()
       [3, 3]
     """
     check_config(replace(config, clients_per_round=1))
@@ -125,36 +107,33 @@ def holdings(
     )
 
 
-def run(args: Sequence[str], say: Callable[[str], None]) -> int:
+def run(options: Describe) -> int:
     """The command: prints the tables and, if asked, writes the picture.
 
     Args:
-      args: ``[PRESET] [--FLAG=VALUE ...]``.
-      say: Hears the lines.
+      options: Its options.
 
     Returns:
       The exit code 0.
 
     Raises:
-      ValueError: A flag, the data set or the partition is impossible, or the picture's
-        name does not end in .png.
+      ValueError: The data set or the partition is impossible, or the picture's name
+        does not end in .png.
       OSError: The picture cannot be written.
     """
-    if any(a in ("-h", "--help") for a in args):
-        say(USAGE.rstrip())
-        return 0
-    config = parse(args)
-    if config is None:
-        return 0
-    path = pathlib.Path(config.output) if config.output else None
+    output, say = options.config.output, functools.partial(print, flush=True)
+    path = pathlib.Path(output) if output else None
     if path is not None and path.suffix != ".png":
         raise ValueError(f"--output: {path} is no picture's name; end it in .png")
     if path is not None and not path.absolute().parent.is_dir():
         raise ValueError(f"--output: no folder {path.parent}; create it first")
-    found = holdings(config, say)
+    found = holdings(options.config, say)
     say(text(found))
     if path is not None:
-        draw(found, path)
+        # Imported for a picture only: tables do not wait for matplotlib.
+        from fedcmi_jax.cli import picture
+
+        picture.draw(found, path)
         say(f"written: {path}")
     return 0
 
@@ -239,87 +218,3 @@ def _rendered(table: rich.table.Table) -> str:
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def draw(found: Holdings, path: pathlib.Path) -> None:
-    """Writes a picture: class counts, modalities and sizes of every client.
-
-    Args:
-      found: Who holds what.
-      path: File to write; replaced if it is there.
-    """
-    matplotlib.use("Agg", force=False)
-    from matplotlib import pyplot, ticker
-
-    num_clients, num_classes = found.counts.shape
-    height = min(max(2.5, ROW_HEIGHT * num_clients), TALLEST)
-    width = min(max(3.5, 0.42 * num_classes), 14.0)
-    owned = 0.35 * len(found.modalities)
-    figure, (left, middle, right) = pyplot.subplots(
-        1,
-        3,
-        sharey=True,
-        figsize=(width + owned + 4.5, height + 1.8),
-        width_ratios=(owned, width, 2.2),
-        layout="constrained",
-    )
-    figure.suptitle(f"{found.title}: {num_clients} clients")
-    _draw_modalities(left, found)
-    image = _draw_classes(middle, found)
-    figure.colorbar(
-        image,
-        ax=right,
-        label="samples of a class",
-        shrink=0.6,
-        ticks=ticker.MaxNLocator(8, integer=True),
-    )
-    positions = np.arange(num_clients)
-    right.barh(positions, found.sizes, height=0.8, color="tab:gray")
-    right.set(xlabel="samples", xlim=(0, None), title="size")
-    right.spines[["top", "right"]].set_visible(False)
-    left.set(ylabel="client", ylim=(num_clients - 0.5, -0.5))
-    left.yaxis.set_major_locator(
-        ticker.MaxNLocator(
-            int(height / LABEL_HEIGHT), integer=True, steps=[1, 2, 5, 10]
-        )
-    )
-    for axis in (left, middle, right):
-        axis.tick_params(length=0, labelsize=8)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def _draw_modalities(axis: Any, found: Holdings) -> None:
-    axis.imshow(
-        found.available, aspect="auto", cmap="Greens", vmin=0, vmax=1.6, origin="upper"
-    )
-    axis.set_xticks(range(len(found.modalities)), found.modalities, rotation=90)
-    axis.set(title="has")
-    _grid(axis, found.available.shape)
-
-
-def _draw_classes(axis: Any, found: Holdings) -> Any:
-    counts = np.ma.masked_equal(found.counts, 0)  # empty cells stay white
-    image = axis.imshow(counts, aspect="auto", cmap="YlGnBu", vmin=0, origin="upper")
-    names = [name[:LONGEST_NAME] for name in found.class_names]
-    longest = max(map(len, names))
-    axis.set_xticks(range(len(names)), names, rotation=0 if longest <= 3 else 90)
-    axis.set(title="class counts")
-    _grid(axis, counts.shape)
-    if counts.size <= MOST_NUMBERS:
-        middle = found.counts.max() / 2
-        for (i, k), count in np.ndenumerate(found.counts):
-            if count:
-                color = "white" if count > middle else "black"
-                axis.text(k, i, count, color=color, size=6, ha="center", va="center")
-    return image
-
-
-def _grid(axis: Any, shape: tuple[int, ...]) -> None:
-    """White lines between cells that are large enough for them."""
-    axis.set_xticks(np.arange(shape[1] - 1) + 0.5, minor=True)
-    if shape[0] * ROW_HEIGHT <= TALLEST:
-        axis.set_yticks(np.arange(shape[0] - 1) + 0.5, minor=True)
-    axis.grid(which="minor", color="white", linewidth=0.8)
-    axis.tick_params(which="minor", length=0)
-    axis.spines[:].set_visible(False)

@@ -9,16 +9,9 @@ from typing import NamedTuple
 import jax
 
 from fedcmi_jax import backend
+from fedcmi_jax.cli import launch
 from fedcmi_jax.data.tfds.prepare import data_root
 from fedcmi_jax.experiment import training
-
-USAGE = """\
-usage: fedcmi doctor
-
-Prints versions, devices, cores, memory, caches, XLA_FLAGS, the known defects of the
-installed jaxlib, and what to do. Computes sums that a defective compiler gets wrong.
-Exit code 0: all is well; 1: a check fails.
-"""
 
 GIB = 1 << 30
 """Bytes of a GiB."""
@@ -45,29 +38,18 @@ class Diagnosis(NamedTuple):
     healthy: bool
 
 
-def main(args: list[str], say: Callable[[str], None]) -> int:
+def run() -> int:
     """Runs ``fedcmi doctor``.
-
-    Args:
-      args: Arguments behind ``doctor``.
-      say: Takes the lines of the result.
 
     Returns:
       The exit code.
-
-    Raises:
-      ValueError: There are arguments.
     """
-    if args and args[0] in ("-h", "--help"):
-        say(USAGE.rstrip())
-        return 0
-    if args:
-        raise ValueError(f"doctor: takes no arguments, not {args[0]!r}")
+    launch.keep_programs()
     found = diagnose(backend.check)
     for name, text in found.rows:
-        say(f"{name:<12}{text}")
+        print(f"{name:<12}{text}")
     for line in found.to_do or ["nothing"]:
-        say(f"{'to do':<12}{line}")
+        print(f"{'to do':<12}{line}")
     return 0 if found.healthy else 1
 
 

@@ -1,19 +1,13 @@
-"""What a person sees: progress, the final block, lists."""
+"""What a person sees of a run: its progress and the final block."""
 
-import pathlib
 import sys
 from typing import Any
 
-import rich.console
 import rich.progress
-import rich.table
 
-from fedcmi_jax.data.catalog import CATALOG
+from fedcmi_jax.cli.lists import percent
 from fedcmi_jax.evaluation.glossary import explain
-from fedcmi_jax.experiment.config import REGISTRIES
-from fedcmi_jax.experiment.presets import PRESETS
-from fedcmi_jax.experiment.run_folder import MetricsLog, read_json
-from fedcmi_jax.experiment.training import CONFIG, METRICS, SUMMARY, Observer, Summary
+from fedcmi_jax.experiment.training import Observer, Summary
 
 MOST_PLAIN_LINES = 20
 """Lines of progress of a run whose output is not a terminal."""
@@ -28,13 +22,9 @@ def modality_accuracies(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
 def _line(record: dict[str, Any]) -> str:
-    parts = [f"accuracy {_percent(record['acc'])}"]
-    parts += [f"{m} {_percent(a)}" for m, a in modality_accuracies(record).items()]
+    parts = [f"accuracy {percent(record['acc'])}"]
+    parts += [f"{m} {percent(a)}" for m, a in modality_accuracies(record).items()]
     return "  ".join(parts)
 
 
@@ -106,29 +96,29 @@ def final_block(summary: Summary) -> str:
         return f"{term.shown} {value}"
 
     def spread(name: str) -> str:
-        mean, lowest = (_percent(r.get(f"{name}_{what}")) for what in ("mean", "min"))
+        mean, lowest = (percent(r.get(f"{name}_{what}")) for what in ("mean", "min"))
         return f"{mean} mean, {lowest} lowest"
 
-    lines = [part("acc", f"{_percent(r['acc'])} after {r['round']} rounds")]
+    lines = [part("acc", f"{percent(r['acc'])} after {r['round']} rounds")]
     for m in modality_accuracies(r):
         views = [f"acc_{m}_{kind}" for kind in ("zero", "infiltration", "head")]
-        parts = [part(view, _percent(r[view])) for view in views if view in r]
+        parts = [part(view, percent(r[view])) for view in views if view in r]
         lines.append(f"  {m} {'  '.join(parts)}")
     parts = [
         part("macro_f1", f"{r['macro_f1']:.3f}"),
-        part("worst_class", _percent(r["worst_class"])),
+        part("worst_class", percent(r["worst_class"])),
         part("client_mean", spread("client")),
     ]
     lines.append(f"  {'  '.join(parts)}")
     if "personal_mean" in r:
         lines.append(f"  {part('personal_mean', spread('personal'))}")
     if "val_acc" in r:
-        lines.append(f"  {part('val_acc', _percent(r['val_acc']))}")
+        lines.append(f"  {part('val_acc', percent(r['val_acc']))}")
     if summary.best is not None:
         lines.append(
             f"  best round on validation {summary.best['round']}: "
-            f"validation {_percent(summary.best['val_acc'])}, "
-            f"test {_percent(summary.best['acc'])}"
+            f"validation {percent(summary.best['val_acc'])}, "
+            f"test {percent(summary.best['acc'])}"
         )
     if summary.stopped_early is not None:
         lines.append(
@@ -137,92 +127,10 @@ def final_block(summary: Summary) -> str:
         )
     for name in ("client_test", "holdout"):
         if f"{name}_acc" in r:
-            value = f"{_percent(r[f'{name}_acc'])}, by client {spread(name)}"
+            value = f"{percent(r[f'{name}_acc'])}, by client {spread(name)}"
             lines.append(f"  {part(f'{name}_acc', value)}")
     if summary.fixed_partition:
         lines.append("  on the partition of seed 0 (fixed_partition)")
     lines.append(f"run folder {summary.folder}")
     meanings = (f"  {shown}: {meaning}" for shown, meaning in named.items())
     return "\n".join([*lines, "where", *meanings])
-
-
-def list_registry(kind: str) -> rich.table.Table:
-    """Names and first docstring lines of a registry."""
-    table = rich.table.Table("name", "what", box=None, pad_edge=False)
-    for name, factory in sorted(REGISTRIES[kind].items()):
-        table.add_row(name, (factory.__doc__ or "").strip().splitlines()[0])
-    return table
-
-
-def list_datasets() -> rich.table.Table:
-    """The catalogue of the data sets."""
-    table = rich.table.Table(
-        "name",
-        "modalities",
-        "classes",
-        "train",
-        "test",
-        "natural clients",
-        "how to get it",
-        "licence",
-        box=None,
-        pad_edge=False,
-    )
-    for name, entry in CATALOG.items():
-        counts = (entry.classes, entry.train, entry.test)
-        table.add_row(
-            name,
-            ", ".join(entry.modalities),
-            *("any" if count is None else f"{count:,}" for count in counts),
-            entry.clients or "-",
-            entry.get,
-            entry.licence,
-        )
-    return table
-
-
-def list_presets() -> rich.table.Table:
-    """Names and descriptions of the presets."""
-    table = rich.table.Table("preset", "what", box=None, pad_edge=False)
-    for name, preset in PRESETS.items():
-        table.add_row(name, preset.description)
-    return table
-
-
-def list_runs(root: pathlib.Path) -> rich.table.Table:
-    """Runs below a folder: status, rounds and accuracy; several seeds are one run."""
-    table = rich.table.Table(
-        "run", "method", "rounds", "accuracy", "status", box=None, pad_edge=False
-    )
-    for config in sorted(root.glob(f"*/{CONFIG}")):
-        folder = config.parent
-        try:
-            values = read_json(config)["config"]
-            records = [r for r in MetricsLog(folder / METRICS).read() if "acc" in r]
-            rounds, method = values["rounds"], values["method"]["name"]
-            accuracy = records[-1]["acc"] if records else None
-            is_finished = (folder / SUMMARY).exists()
-            if is_finished:
-                # Seeds that stop early do not all have the last line.
-                accuracy = read_json(folder / SUMMARY)["final"]["acc"]
-            status = _status(folder, values, is_finished)
-        except (ValueError, KeyError, TypeError) as error:
-            table.add_row(str(folder), "", "", "", f"damaged: {error}")
-            continue
-        done = records[-1]["round"] if records else 0
-        row = (method, f"{done}/{rounds}", _percent(accuracy), status)
-        table.add_row(str(folder), *row)
-    return table
-
-
-def _status(folder: pathlib.Path, values: dict[str, Any], is_finished: bool) -> str:
-    """What `list_runs` says of a run with these values in its config.json."""
-    parts = ["finished" if is_finished else "resumable"]
-    if (seeds := values.get("seeds", 1)) > 1:
-        parts.append(f"{seeds} seeds")
-        if not is_finished and not values.get("map_seeds"):
-            done = len(list(folder.glob(f"seed-*/{SUMMARY}")))
-            parts.append(f"{done} of them done")
-    if values.get("fixed_partition") or values.get("map_seeds"):
-        parts.append("partition of seed 0")
-    return ", ".join(parts)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import tyro
+from tyro.conf import Positional, arg
 
 from fedcmi_jax import data, methods, models, partition
 
@@ -229,7 +229,7 @@ class Config:
       stream: Keep samples on the host and send each round's cohort to the device while
         the round before runs; for data that do not fit the device. Same results.
       output: Run folder; None: a new one under runs/.
-      preset: Where the values come from; a record, not a flag.
+      preset: Where the values come from (fedcmi list presets); named first, no flag.
     """
 
     dataset: Any = None
@@ -261,28 +261,13 @@ class Config:
     clip_norm: float | None = None
     stream: bool = False
     output: str | None = None
-    preset: Annotated[str, tyro.conf.Suppress] = ""
+    preset: Annotated[str, Positional, arg(metavar="[PRESET]")] = ""
 
     def __post_init__(self) -> None:
         """Puts the default sections in."""
         for kind, name in DEFAULT_NAMES.items():
             if getattr(self, kind) is None:
                 object.__setattr__(self, kind, section(kind, name)())
-
-
-def typed(config: Config) -> type[Config]:
-    """``Config`` narrowed to the section types of an instance, for a parser."""
-    fields = [
-        (kind, type(getattr(config, kind)), dataclasses.field(default=None))
-        for kind in REGISTRIES
-    ]
-    return dataclasses.make_dataclass(
-        "Config",
-        fields,
-        bases=(Config,),
-        frozen=True,
-        namespace={"__doc__": Config.__doc__},
-    )
 
 
 def from_dict(values: dict[str, Any]) -> Config:

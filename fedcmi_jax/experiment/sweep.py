@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,16 +18,10 @@ from fedcmi_jax.experiment.records import is_finite
 from fedcmi_jax.experiment.run_folder import write_json
 from fedcmi_jax.experiment.training import DivergedError, versions
 
-COUNTS = (10, 100, 1_000, 10_000, 100_000)
-"""Client counts of a sweep."""
 SAMPLES = 32
 """Training samples per client."""
 TEST_SAMPLES = 2_000
 """Test samples; the same at every count."""
-DEFAULTS = ("--rounds=5", "--partition.name=iid", "--local.learning-rate=0.3")
-"""Flags of a sweep unless given: few rounds of one large step."""
-CHUNK_SIZE = 100
-"""Clients computed together; small clients want many (docs/speed.md)."""
 
 
 def sized(config: Config, clients: int, participation: float) -> Config:
@@ -114,7 +107,7 @@ def sweep_clients(
     config: Config,
     folder: pathlib.Path,
     *,
-    counts: Sequence[int] = COUNTS,
+    counts: Sequence[int],
     participation: float = 1.0,
     mesh: Mesh | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -188,6 +181,9 @@ def _line(row: dict[str, Any]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Seconds per client, memory and accuracy over the number of clients."""
+    # Imported for the figure only: what imports this module waits for no matplotlib.
+    import matplotlib
+
     matplotlib.use("Agg", force=False)
     from matplotlib import pyplot
 

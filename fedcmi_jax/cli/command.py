@@ -1,0 +1,74 @@
+"""What all commands share: the record's methods, groups, and where a command runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Self
+
+from tyro.conf import arg
+
+FLAT = arg(name="")
+"""Marks a field whose own fields are flags without a prefix."""
+
+
+class Command:
+    """What the dataclass of a command has besides its fields."""
+
+    takes: ClassVar[str] = "flags only"
+    """Its arguments in words, for one-line errors."""
+
+    @classmethod
+    def settle(cls, args: Sequence[str]) -> tuple[Self | None, list[str]]:
+        """Decides the defaults by the arguments that come first or choose others.
+
+        Args:
+          args: Arguments behind the command's name.
+
+        Returns:
+          The command with its defaults, None if the arguments do not matter, and the
+          arguments that are left.
+
+        Raises:
+          ValueError: A name is unknown.
+        """
+        return None, list(args)
+
+    def run(self) -> int:
+        """Runs the command.
+
+        Returns:
+          The exit code.
+        """
+        raise NotImplementedError
+
+
+class Group(NamedTuple):
+    """Commands below a common name.
+
+    Attributes:
+      help: One line.
+      commands: Name -> command or group.
+    """
+
+    help: str
+    commands: "Mapping[str, type[Command] | Group]"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where a command runs; never part of a run's configuration.
+
+    Attributes:
+      devices: Devices that share every cohort; auto: all there are.
+      host_devices: Devices to split the CPU into, one per core is best; None: it is one
+        device.
+      coordinator: HOST:PORT of process 0, for several processes that train together, of
+        which process 0 writes; None: alone, or found on TPU pods and under SLURM.
+      num_processes: Number of these processes.
+      process_id: Which of them this one is, from 0.
+    """
+
+    devices: int | Literal["auto"] = "auto"
+    host_devices: int | None = None
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None

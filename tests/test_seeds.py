@@ -16,7 +16,13 @@ import numpy as np
 import pytest
 
 from fedcmi_jax.cli.main import main
-from fedcmi_jax.experiment import checkpoint, run_folder, seed_axis, seeds, training
+from fedcmi_jax.experiment import (
+    checkpoint,
+    metrics_log,
+    seed_axis,
+    seeds,
+    training,
+)
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.experiment.run_folder import create
@@ -155,7 +161,7 @@ def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, caps
     folder = shutil.copytree(together, tmp_path / "runs/a")
     # As if seed 3 had stopped at round 6: the last line is that of seed 4 alone.
     path = folder / "seed-3" / training.SUMMARY
-    log = run_folder.MetricsLog(path.parent / training.METRICS)
+    log = metrics_log.MetricsLog(path.parent / training.METRICS)
     stopped = json.loads(path.read_text()) | {"final": log.read()[1], "rounds": 6}
     stopped["final"]["acc"] = 0.25
     stopped["stopped_early"] = 6

@@ -16,7 +16,7 @@ from fedcmi_jax.evaluation import metrics as evaluation
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.experiment import build
-from fedcmi_jax.experiment.run_folder import read_json
+from fedcmi_jax.experiment.files import read_json
 from tests import problems
 from tests.problems import MODALITIES
 from tests.test_config import TINY

@@ -27,7 +27,7 @@ from fedcmi_jax.bench.workloads import (
 )
 from fedcmi_jax.clients import replicate
 from fedcmi_jax.experiment import autotune, timing
-from fedcmi_jax.experiment.run_folder import write_json
+from fedcmi_jax.experiment.files import write_json
 from fedcmi_jax.experiment.training import versions
 from fedcmi_jax.federation import Federation
 

@@ -25,6 +25,7 @@ from fedcmi_jax.cli.flags import parse, parse_options
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import hosts, resume, seeds, sweep, training
 from fedcmi_jax.experiment.experiment import build
+from fedcmi_jax.experiment.files import read_json
 from fedcmi_jax.experiment.presets import DEFAULT
 from fedcmi_jax.experiment.run_folder import (
     check_free,
@@ -32,7 +33,6 @@ from fedcmi_jax.experiment.run_folder import (
     create,
     default_folder,
     lock,
-    read_json,
 )
 
 RUNS = pathlib.Path("runs")

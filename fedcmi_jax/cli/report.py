@@ -11,8 +11,9 @@ import rich.table
 from fedcmi_jax.data.catalog import CATALOG
 from fedcmi_jax.evaluation.glossary import explain
 from fedcmi_jax.experiment.config import REGISTRIES
+from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.presets import PRESETS
-from fedcmi_jax.experiment.run_folder import MetricsLog, read_json
 from fedcmi_jax.experiment.training import CONFIG, METRICS, SUMMARY, Observer, Summary
 
 MOST_PLAIN_LINES = 20

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from fedcmi_jax.algorithm import FederatedAlgorithm
+from fedcmi_jax.experiment.files import read_json, write_json
 from fedcmi_jax.experiment.hosts import agree, is_main
-from fedcmi_jax.experiment.run_folder import read_json, write_json
 from fedcmi_jax.federation import Federation
 
 RECORD = "chunk_size.json"

@@ -10,8 +10,9 @@ from fedcmi_jax.evaluation.metrics import read_sums
 from fedcmi_jax.experiment import checkpoint
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, measure
+from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.resume import is_due
-from fedcmi_jax.experiment.run_folder import CHECKPOINTS, MetricsLog
+from fedcmi_jax.experiment.run_folder import CHECKPOINTS
 from fedcmi_jax.experiment.seed_axis import one_seed, pool
 from fedcmi_jax.types import FederationState, RoundInfo
 

@@ -5,14 +5,9 @@ import pathlib
 
 from fedcmi_jax.experiment import checkpoint
 from fedcmi_jax.experiment.config import Config
-from fedcmi_jax.experiment.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    METRICS,
-    SUMMARY,
-    MetricsLog,
-    read_json,
-)
+from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.experiment.metrics_log import MetricsLog
+from fedcmi_jax.experiment.run_folder import BEST, CHECKPOINTS, METRICS, SUMMARY
 
 
 def check_usable(folder: pathlib.Path) -> None:
@@ -70,8 +65,6 @@ def start_log(log: MetricsLog, config: Config) -> str:
         evaluated = [r["round"] for r in records if "acc" in r]
         is_ours = evaluated == evaluations(config, first)[: len(evaluated)]
         is_ours = is_ours and (not records or records[-1]["round"] <= first)
-        # Version 0.1 wrote lines of several seeds without saying so in config.json.
-        is_ours = is_ours and all(("seeds" in r) <= config.map_seeds for r in records)
     except ValueError:
         is_ours = False
     if is_ours:
@@ -81,24 +74,6 @@ def start_log(log: MetricsLog, config: Config) -> str:
         f"{log.path} is none of a run without checkpoints: the run starts over; what "
         f"was there is {log.set_aside()}"
     )
-
-
-def restore_log(log: MetricsLog, config: Config, restored: checkpoint.Restored) -> str:
-    """Makes the log what it was when the restored checkpoint was saved.
-
-    Returns:
-      A line for the user if it had to be rebuilt, else "".
-
-    Raises:
-      ValueError: It lacks lines, and the checkpoint (of version 0.1) holds no copy.
-    """
-    if restored.log is not None:
-        return log.restore(restored.round, restored.log)
-    _check_complete(
-        log, config, restored.round, f"checkpoint {restored.round} holds no copy"
-    )
-    log.truncate_after(restored.round)
-    return ""
 
 
 def mend_log(folder: pathlib.Path, config: Config) -> str:

@@ -21,17 +21,10 @@ from jax.sharding import Mesh
 from fedcmi_jax.experiment import autotune, hosts, resume, training
 from fedcmi_jax.experiment.config import Config, shares_partition, to_dict
 from fedcmi_jax.experiment.experiment import Experiment, build, measure
+from fedcmi_jax.experiment.files import read_json, write_json, write_lines
+from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.records import is_finite
-from fedcmi_jax.experiment.run_folder import (
-    METRICS,
-    SUMMARY,
-    MetricsLog,
-    is_run,
-    lock,
-    read_json,
-    write_json,
-    write_lines,
-)
+from fedcmi_jax.experiment.run_folder import METRICS, SUMMARY, is_run, lock
 from fedcmi_jax.experiment.seed_axis import pool, summary_fields
 
 

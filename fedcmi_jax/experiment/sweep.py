@@ -14,9 +14,9 @@ from fedcmi_jax.evaluation.metrics import summarise
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, build
+from fedcmi_jax.experiment.files import write_json
 from fedcmi_jax.experiment.hosts import fetch
 from fedcmi_jax.experiment.records import is_finite
-from fedcmi_jax.experiment.run_folder import write_json
 from fedcmi_jax.experiment.training import DivergedError, versions
 
 COUNTS = (10, 100, 1_000, 10_000, 100_000)

@@ -34,18 +34,11 @@ from fedcmi_jax.experiment.config import (
     trains_in_turn,
 )
 from fedcmi_jax.experiment.experiment import Experiment, build, rounds_per_call
+from fedcmi_jax.experiment.files import read_json, write_json
+from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.records import DivergedError as DivergedError
 from fedcmi_jax.experiment.records import check_alive, check_finite, records
-from fedcmi_jax.experiment.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    CONFIG,
-    METRICS,
-    SUMMARY,
-    MetricsLog,
-    read_json,
-    write_json,
-)
+from fedcmi_jax.experiment.run_folder import BEST, CHECKPOINTS, CONFIG, METRICS, SUMMARY
 from fedcmi_jax.experiment.seed_axis import split_summary, summary_fields
 from fedcmi_jax.types import FederationState, PyTree
 
@@ -128,7 +121,16 @@ def read_config(folder: pathlib.Path) -> Config:
         check_config(config)
         return config
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from None
+        raise ValueError(f"{folder / CONFIG}: {error}{_writer(values)}") from None
+
+
+def _writer(values: dict[str, Any]) -> str:
+    """The remedy for a run that another version wrote; "" for our own."""
+    found = values.get("versions")
+    writer = found.get("fedcmi_jax") if isinstance(found, dict) else None
+    if writer in (None, versions()["fedcmi_jax"]):
+        return ""
+    return f"; fedcmi_jax {writer} wrote this run: finish it with that version"
 
 
 def train(
@@ -334,7 +336,7 @@ def _start(
     for line in restored.skipped:
         observer.note(line)
     if hosts.is_main():
-        _tell(observer, resume.restore_log(log, experiment.config, restored))
+        _tell(observer, log.restore(restored.round, restored.log))
     return restored.state
 
 

@@ -1,5 +1,6 @@
 """Small federated problems that many tests share."""
 
+import dataclasses
 import functools
 
 import jax
@@ -80,7 +81,7 @@ def poison(federation, client: int):
     start = int(federation.offsets[client])
     stop = start + int(federation.sizes[client])
     inputs = {m: x.at[start:stop].set(jnp.nan) for m, x in federation.inputs.items()}
-    return type(federation)(**(vars(federation) | {"inputs": inputs}))
+    return dataclasses.replace(federation, inputs=inputs)
 
 
 def plain(tree):

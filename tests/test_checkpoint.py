@@ -1,6 +1,7 @@
 import contextlib
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -357,6 +358,23 @@ def test_what_does_not_read_back_does_not_count(tmp_path, monkeypatch, failure):
         with pytest.raises(OSError, match="not read back as written|cannot be read"):
             saved(tmp_path, 2, keep=1)
     assert checkpoint.rounds(tmp_path) == [1]
+    saved(tmp_path, 2)
+    check_restores(tmp_path, 2)
+
+
+@pytest.mark.parametrize("size", [100, 2000])
+def test_a_full_disk_is_one_line_and_loses_nothing(size, tmp_path):
+    saved(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # no file grows beyond it
+    try:
+        with pytest.raises(OSError, match="cannot be written") as error:
+            saved(tmp_path, 2, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+    check_restores(tmp_path, 1)
     saved(tmp_path, 2)
     check_restores(tmp_path, 2)
 

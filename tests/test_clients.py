@@ -1,5 +1,7 @@
 """The client axis: dealing, chunks, devices, and what the compiled program contains."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,7 @@ def test_a_rejected_client_is_named_whatever_device_it_was_dealt_to():
     bad = int(np.argmax(SIZES))
     begin = int(fed.offsets[bad])
     inputs = {m: x.at[begin].set(jnp.nan) for m, x in fed.inputs.items()}
-    fed = type(fed)(**(vars(fed) | {"inputs": inputs}))
+    fed = dataclasses.replace(fed, inputs=inputs)
     mesh = client_mesh(2)
     problem = algorithm(METHODS["fedavg"], mesh=mesh)
     _, info = rounds(problem, replicate(fed, mesh), 1)

@@ -563,7 +563,7 @@ def scripted(monkeypatch, values, **options):
     def evaluate(experiment, state):
         return measure(experiment, state) | {"val_acc": values[int(state.round)]}
 
-    monkeypatch.setattr("fedcmi_jax.experiment.records.measure", evaluate)
+    monkeypatch.setattr("fedcmi_jax.experiment.loop.measure", evaluate)
     config = dataclasses.replace(built.config, validation_fraction=0.1, **options)
     return built._replace(config=config)
 

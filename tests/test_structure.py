@@ -13,7 +13,7 @@ import fedcmi_jax
 ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
-    {"types", "backend"},
+    {"types", "backend", "choices"},
     {"data", "models", "aggregate", "clients", "server_optimizers"},
     {"partition"},
     {"federation"},

@@ -14,7 +14,7 @@ import rich.table
 
 from fedcmi_jax.cli.flags import parse
 from fedcmi_jax.experiment.config import Config, check_config
-from fedcmi_jax.experiment.split import deal, load_dataset
+from fedcmi_jax.experiment.split import load_dataset, split
 
 USAGE = """\
 usage: fedcmi data describe [PRESET] [--dataset.name=NAME] [--partition.name=NAME]
@@ -94,8 +94,8 @@ def holdings(
     """
     check_config(replace(config, clients_per_round=1))
     dataset = load_dataset(config.dataset, say)
-    dealt = deal(config, dataset)
-    dataset, parts, available = dealt.dataset, dealt.partition, dealt.available
+    found = split(config, dataset)
+    dataset, parts, available = found.dataset, found.partition, found.available
     labels = dataset.train.labels
     counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
     owners = np.repeat(np.arange(parts.num_clients), parts.sizes)
@@ -103,13 +103,13 @@ def holdings(
     present = available[owners]
     if dataset.train.available is not None:
         present &= np.asarray(dataset.train.available)[parts.order].astype(bool)
-    splits = {"validation": dealt.validation, "own test": dealt.client_test}
+    splits = {"validation": found.validation, "own test": found.client_test}
     held = {
         name: np.bincount(split.clients, minlength=parts.num_clients)
         for name, split in splits.items()
         if split is not None
     }
-    away = np.zeros(0, np.int64) if dealt.holdout is None else dealt.holdout.clients
+    away = np.zeros(0, np.int64) if found.holdout is None else found.holdout.clients
     used = len(parts.order) + len(away) + sum(int(x.sum()) for x in held.values())
     return Holdings(
         title=f"{dataset.name}, {config.partition.name}",

@@ -264,7 +264,7 @@ def _sweep(args: list[str]) -> int:
         counts=numbers,
         participation=participation,
         mesh=mesh,
-        say=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
     )
     print(f"written: {folder}/sweep.json, sweep.md, sweep.png")
     return 0

@@ -24,10 +24,6 @@ REASON = 120
 """Characters of Orbax's message that are shown; TensorStore's fill a screen."""
 
 
-class UnreadableError(OSError):
-    """The files do not hold the arrays that they should."""
-
-
 def describe(tree: PyTree) -> dict[str, str]:
     """Name -> dtype and shape of every leaf, in tree order.
 
@@ -63,7 +59,7 @@ def write(path: Path, tree: PyTree) -> None:
     _save(path, {name: _raw(x) for name, x in arrays.items() if x.size})
     found = _restore(path, arrays)
     if any(found[name].tobytes() != x.tobytes() for name, x in arrays.items()):
-        raise UnreadableError(f"{path} does not read back as written")
+        raise OSError(f"{path} does not read back as written")
 
 
 def read(path: Path, like: PyTree) -> PyTree:
@@ -76,7 +72,7 @@ def read(path: Path, like: PyTree) -> PyTree:
         others go to the default device, uncommitted. Weak types become strong.
 
     Raises:
-      UnreadableError: The files do not hold these arrays.
+      OSError: The files do not hold these arrays, or cannot be read.
     """
     leaves = _leaves(like)
     found = _restore(path, {n: jax.eval_shape(_bits, x) for n, x in leaves.items()})
@@ -120,8 +116,10 @@ def _placed(array: Any, like: Any) -> jax.Array:
     return jax.device_put(array, None if is_free else getattr(like, "sharding", None))
 
 
-def _orbax(use_ocdbt: bool = True) -> ocp.Checkpointer:
-    """Orbax in this process alone: one process writes, and waits for no other."""
+@contextlib.contextmanager
+def _orbax(path: Path, failure: str, use_ocdbt: bool = True) -> Iterator[Any]:
+    """Orbax in this process alone, silent; what it raises becomes an OSError."""
+    # One process writes and reads, and must not wait for others.
     several, process = jax.process_count() > 1, jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=process,
@@ -131,36 +129,6 @@ def _orbax(use_ocdbt: bool = True) -> ocp.Checkpointer:
     handler = ocp.PyTreeCheckpointHandler(
         use_ocdbt=use_ocdbt, use_zarr3=False, multiprocessing_options=options
     )
-    return ocp.Checkpointer(handler, multiprocessing_options=options)
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    # OCDBT merges all arrays into few files, but Orbax finds the parts with an
-    # unescaped glob and silently merges nothing under a folder such as "run[1]".
-    use_ocdbt = glob.escape(str(path)) == str(path)
-    with _quiet(), _orbax(use_ocdbt) as orbax:
-        orbax.save(path, arrays)
-
-
-def _restore(path: Path, like: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays of these dtypes and shapes; raises `UnreadableError`."""
-    arrays = {name: np.empty(x.shape, x.dtype) for name, x in like.items()}
-    item = {name: _raw(x) for name, x in arrays.items() if x.size}
-    how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item}
-    try:
-        with _quiet(), _orbax() as orbax:
-            found = orbax.restore(path, item=item, restore_args=how)
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # Orbax and TensorStore promise no narrower set
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UnreadableError(f"{path} cannot be read: {reason[:REASON]}") from error
-    return arrays | {n: np.asarray(found[n]).view(arrays[n].dtype) for n in item}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back Orbax's log lines; what is wrong arrives as an exception as well."""
 
     def is_foreign(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
@@ -168,6 +136,30 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("absl")
     logger.addFilter(is_foreign)
     try:
-        yield
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as orbax:
+            yield orbax
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # Orbax and TensorStore promise no narrower set
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OSError(f"{path} {failure}: {reason[:REASON]}") from error
     finally:
         logger.removeFilter(is_foreign)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    # OCDBT merges all arrays into few files, but Orbax finds the parts with an
+    # unescaped glob and silently merges nothing under a folder such as "run[1]".
+    use_ocdbt = glob.escape(str(path)) == str(path)
+    with _orbax(path, "cannot be written", use_ocdbt) as orbax:
+        orbax.save(path, arrays)
+
+
+def _restore(path: Path, like: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays of these dtypes and shapes; raises OSError if they are not there."""
+    arrays = {name: np.empty(x.shape, x.dtype) for name, x in like.items()}
+    item = {name: _raw(x) for name, x in arrays.items() if x.size}
+    how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item}
+    with _orbax(path, "cannot be read") as orbax:
+        found = orbax.restore(path, item=item, restore_args=how)
+    return arrays | {n: np.asarray(found[n]).view(arrays[n].dtype) for n in item}

@@ -79,7 +79,7 @@ def is_run(folder: str | Path) -> bool:
       >>> is_run("no/such/folder")
       False
     """
-    return (Path(folder) / "config.json").is_file()
+    return (Path(folder) / CONFIG).is_file()
 
 
 def check_run(folder: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""A folder that knows whether it is as it was written: one digest over all of it."""
+"""One digest over all files of a folder, and the check that they are intact."""
 
 import hashlib
 import importlib.metadata

@@ -16,7 +16,7 @@ from typing import Any
 from study import HEADS_ONLY, Study, cell, compare, flat_round, last, merged
 
 from fedcmi_jax.experiment import config as configs
-from fedcmi_jax.experiment.seeds import histories
+from fedcmi_jax.experiment.history import histories
 
 SEEDS = 5
 

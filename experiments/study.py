@@ -20,7 +20,7 @@ import jax
 
 from fedcmi_jax import backend
 from fedcmi_jax.experiment import config as configs
-from fedcmi_jax.experiment.seeds import histories
+from fedcmi_jax.experiment.history import histories
 from fedcmi_jax.experiment.training import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"

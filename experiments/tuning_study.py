@@ -16,7 +16,7 @@ from study import History, Study, merged
 
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import training
-from fedcmi_jax.experiment.seeds import histories
+from fedcmi_jax.experiment.history import histories
 
 FACTORS = (1, 3, 10)
 """Of the usual learning rate."""

@@ -176,6 +176,6 @@ def test_a_count_that_diverges_does_not_exit_0(tmp_path, monkeypatch, capsys):
     flags = ["--counts=2,4", "--rounds=1", "--method.name=fedavg", "--devices=1"]
     assert main(["sweep", "clients", *flags, f"--output={folder}"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("fedcmi: error: 2 clients: diverged in round 1")
+    assert error.startswith("fedcmi: error: 2 clients: round 1, method fedavg: none")
     rows = json.loads((folder / "sweep.json").read_text())["rows"]
     assert [row["clients"] for row in rows] == [4]

@@ -50,7 +50,7 @@ def listed(root):
     ]
 
 
-def make(tmp_path, items=None, decode=decode, *, workers=1, say=silent, shapes=SHAPES):
+def make(tmp_path, items=None, decode=decode, *, workers=1, log=silent, shapes=SHAPES):
     return prepared(
         "name",
         {"train": sources(tmp_path) if items is None else items},
@@ -59,7 +59,7 @@ def make(tmp_path, items=None, decode=decode, *, workers=1, say=silent, shapes=S
         root=tmp_path,
         cache_dir=str(tmp_path / "cache"),
         workers=workers,
-        say=say,
+        log=log,
     )["train"]
 
 
@@ -79,7 +79,7 @@ def check(arrays, offset=0.0):
 
 def test_arrays_are_memory_maps_made_once(tmp_path):
     items, lines = sources(tmp_path), []
-    first = make(tmp_path, items, say=lines.append)
+    first = make(tmp_path, items, log=lines.append)
     check(first)
     for values in first.values():
         assert isinstance(values, np.memmap)
@@ -87,7 +87,7 @@ def test_arrays_are_memory_maps_made_once(tmp_path):
         assert not values.flags.writeable
     assert "preparing 5 samples" in lines[0]
     assert "5 of 5 samples" in lines[-1]
-    check(make(tmp_path, items, say=lines.append))
+    check(make(tmp_path, items, log=lines.append))
     assert len(lines) == 2, "prepared twice"
 
 
@@ -217,8 +217,8 @@ def test_the_second_of_two_waits_and_takes_what_the_first_made(tmp_path):
         if "waiting for another process" in line:
             second_waits.set()
 
-    def run(say):
-        results.append(make(tmp_path, items, slow, say=say))
+    def run(log):
+        results.append(make(tmp_path, items, slow, log=log))
 
     first = threading.Thread(target=run, args=(silent,))
     second = threading.Thread(target=run, args=(second_says,))

@@ -1,7 +1,7 @@
 import contextlib
-import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fedcmi_jax.experiment import checkpoint
+from fedcmi_jax.experiment import arrays, checkpoint, files, sealed
 from fedcmi_jax.types import FederationState
 
 ROOT = Path(__file__).parents[1]
@@ -127,18 +127,19 @@ def test_relative_folders(tmp_path, monkeypatch):
     assert checkpoint.rounds("a/b") == [1]
 
 
-def test_nothing_is_unpickled_or_printed(tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("name", ["plain", "run[1]"])
+def test_nothing_is_unpickled_or_printed(name, tmp_path, monkeypatch, capfd):
     def refuse(*_, **__):
         raise AssertionError("unpickled")
 
-    for name in ("load", "loads", "Unpickler"):
-        monkeypatch.setattr(pickle, name, refuse)
-    saved(tmp_path, 1, 2)
-    ruin(tmp_path, 2)
-    check_restores(tmp_path, 1)
-    shutil.rmtree(tmp_path / "1" / "state" / "d")
+    for function in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, function, refuse)
+    folder = saved(tmp_path / name, 1, 2)
+    ruin(folder, 2)
+    check_restores(folder, 1)
+    next(p for p in folder.rglob("1/state/*/*") if p.is_file()).unlink()
     with pytest.raises(ValueError, match="no usable checkpoint"):
-        checkpoint.restore(tmp_path, like())
+        checkpoint.restore(folder, like())
     assert capfd.readouterr() == ("", "")
 
 
@@ -267,15 +268,34 @@ def test_another_configuration_is_refused_not_skipped(tmp_path, field, value, me
     assert "\n" not in str(error.value)
 
 
-def test_a_later_format_is_refused_not_skipped(tmp_path):
-    saved(tmp_path, 1)
-    path = tmp_path / "1" / "metadata.json"
-    content = json.loads(path.read_bytes()) | {"format": 2}
+@pytest.mark.parametrize(
+    ("format", "version", "writer"), [(3, "7.5", "7.5"), (1, None, "0.1.0")]
+)
+def test_another_versions_format_is_refused_not_skipped(
+    format, version, writer, tmp_path
+):
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "2" / "metadata.json"
+    content = files.read_json(path) | {"format": format, "version": version}
+    if format == 1:  # version 0.1 wrote other things, too, but a checksum like ours
+        del content["version"]
+        content |= {"leaves": [["round", "int32", [], ""]], "digest": "0" * 64}
     del content["checksum"]
-    content["checksum"] = checkpoint._checksum(content)
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="has format 2, this version reads 1"):
+    files.write_json(path, content | {"checksum": sealed._checksum(content)})
+    message = f"has format {format}, this version reads 2; finish the run with "
+    with pytest.raises(ValueError, match=f"{message}fedcmi_jax {writer}") as error:
         checkpoint.restore(tmp_path, like())
+    assert "\n" not in str(error.value)
+    assert checkpoint.newest_log(tmp_path) is None
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+def test_orbax_alone_can_read_the_arrays_by_name(tmp_path):
+    saved(tmp_path, 1)
+    found = arrays.ocp.PyTreeCheckpointer().restore(tmp_path / "1" / "state")
+    assert found["round"] == 1
+    weights = state_of(1).params["encoder"]["image/a b"]
+    np.testing.assert_array_equal(found["params['encoder']['image/a b']"], weights)
 
 
 def test_the_log_travels_with_the_checkpoint(tmp_path):
@@ -286,8 +306,8 @@ def test_the_log_travels_with_the_checkpoint(tmp_path):
     assert check_restores(tmp_path, 2).log == log
     assert checkpoint.newest_log(tmp_path) == (2, log)
     saved(tmp_path, 3)
-    assert check_restores(tmp_path, 3).log is None
-    assert checkpoint.newest_log(tmp_path) is None
+    assert check_restores(tmp_path, 3).log == b""
+    assert checkpoint.newest_log(tmp_path) == (3, b"")
 
 
 @pytest.mark.parametrize("how", ["flip", "half", "empty", "missing"])
@@ -308,7 +328,7 @@ def test_running_out_of_memory_is_no_damage(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", fail)
+    monkeypatch.setattr(arrays.ocp.Checkpointer, "restore", fail)
     with pytest.raises(MemoryError):
         checkpoint.restore(tmp_path, like())
 
@@ -328,17 +348,34 @@ def test_save_refuses_what_it_cannot_keep(tmp_path):
 @pytest.mark.parametrize("failure", ["other content", "nothing"])
 def test_what_does_not_read_back_does_not_count(tmp_path, monkeypatch, failure):
     saved(tmp_path, 1)
-    write = checkpoint._write_arrays
+    save = arrays.ocp.Checkpointer.save
 
-    def write_badly(path, arrays):
+    def save_badly(self, path, tree):
         if failure == "other content":
-            write(path, [*arrays[:-1], arrays[-1] + 1])
+            save(self, path, tree | {"round": tree["round"] + 1})
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_arrays", write_badly)
-        with pytest.raises(OSError, match="does not read back as written"):
+        patch.setattr(arrays.ocp.Checkpointer, "save", save_badly)
+        with pytest.raises(OSError, match="not read back as written|cannot be read"):
             saved(tmp_path, 2, keep=1)
     assert checkpoint.rounds(tmp_path) == [1]
+    saved(tmp_path, 2)
+    check_restores(tmp_path, 2)
+
+
+@pytest.mark.parametrize("size", [100, 2000])
+def test_a_full_disk_is_one_line_and_loses_nothing(size, tmp_path):
+    saved(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # no file grows beyond it
+    try:
+        with pytest.raises(OSError, match="cannot be written") as error:
+            saved(tmp_path, 2, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+    check_restores(tmp_path, 1)
     saved(tmp_path, 2)
     check_restores(tmp_path, 2)
 
@@ -452,21 +489,21 @@ def test_killed_before_each_change_to_the_folder(tmp_path, number):
 # are killed from outside, wherever they are.
 SAVES_IN_A_LOOP = """
 folder, extra = Path(sys.argv[1]), int(sys.argv[2])
-def announced(name):
-    function = getattr(checkpoint, name)
-    def announce(*arguments):
+def announced(module, name):
+    function = getattr(module, name)
+    def announce(*arguments, **options):
         print(os.getpid(), name, flush=True)
-        return function(*arguments)
-    setattr(checkpoint, name, announce)
+        return function(*arguments, **options)
+    setattr(module, name, announce)
 while True:
     child = os.fork()
     if not child:
         round = 0
         if checkpoint.rounds(folder):
             round = checkpoint.restore(folder, like(extra)).round
-        announced("_write_arrays")
-        announced("_read_arrays")
-        announced("write_json")
+        announced(arrays, "_save")
+        announced(arrays, "_restore")
+        announced(checkpoint, "seal")
         while True:
             round += 1
             checkpoint.save(folder, to_device(state_of(round, extra)), keep=2)

@@ -16,7 +16,7 @@ from fedcmi_jax.evaluation.client_tests import (
     summarise_clients,
 )
 from fedcmi_jax.experiment.experiment import build, measure
-from fedcmi_jax.experiment.split import deal
+from fedcmi_jax.experiment.split import split
 from fedcmi_jax.partition.holdout import Held
 from fedcmi_jax.testing.problem import AVAILABLE, dataset, model
 from tests.test_config import tiny
@@ -111,15 +111,15 @@ def test_a_run_tests_its_clients(stream):
         stream=stream,
     )
     built = build(config)
-    dealt = deal(built.config, built.dataset)
+    found = split(built.config, built.dataset)
     assert built.config.clients == 6
     assert built.federation.num_clients == 4
-    n = 60 - len(dealt.holdout.rows)
-    assert len(dealt.validation.rows) == round(0.1 * n)
-    assert abs(len(dealt.client_test.rows) - 0.2 * n) < 1
+    n = 60 - len(found.holdout.rows)
+    assert len(found.validation.rows) == round(0.1 * n)
+    assert abs(len(found.client_test.rows) - 0.2 * n) < 1
     everything = (
-        dealt.partition.order,
-        *(h.rows for h in (dealt.validation, dealt.client_test, dealt.holdout)),
+        found.partition.order,
+        *(h.rows for h in (found.validation, found.client_test, found.holdout)),
     )
     assert sorted(np.concatenate(everything).tolist()) == list(range(60))
     state = built.algorithm.init(built.key, built.federation)
@@ -173,17 +173,17 @@ def test_natural_clients_keep_their_own():
         "holdout_clients": 2,
     }
     built = build(tiny(**values))
-    dealt = deal(built.config, built.dataset)
+    found = split(built.config, built.dataset)
     assert built.config.clients == 5
     assert built.federation.num_clients == 3
-    assert dealt.partition.sizes.tolist() == [9] * 3
+    assert found.partition.sizes.tolist() == [9] * 3
     ids = built.dataset.train.clients
-    for held in (dealt.client_test, dealt.holdout):
+    for held in (found.client_test, found.holdout):
         for client in np.unique(held.clients):
             assert len(set(ids[held.rows[held.clients == client]])) == 1
-    away = set(ids[dealt.holdout.rows])
+    away = set(ids[found.holdout.rows])
     assert tuple(sorted(away)) == built.holdout_ids  # natural ids are 0 to 4
-    assert not away & set(ids[dealt.partition.order])
+    assert not away & set(ids[found.partition.order])
     again = build(built.config)  # a configuration as it is kept
     np.testing.assert_array_equal(again.federation.sizes, built.federation.sizes)
 
@@ -233,16 +233,16 @@ def test_overlapping_samples_are_held_out_in_runs():
         clients=np.repeat(np.arange(3), 20),
         sequential=True,
     )
-    dealt = deal(config, fc.data.check_dataset(data._replace(train=train)))
-    assert dealt.dataset.train.sequential
+    found = split(config, fc.data.check_dataset(data._replace(train=train)))
+    assert found.dataset.train.sequential
     for i in range(3):
         by_use = [20 * i + np.r_[0:6, 10:16]]
         by_use += [20 * i + np.r_[a : a + 2, a + 10 : a + 12] for a in (6, 8)]
         start = 12 * i
-        assert set(dealt.partition.order[start : start + 12]) == set(by_use[0])
+        assert set(found.partition.order[start : start + 12]) == set(by_use[0])
         for held, rows in (
-            (dealt.client_test, by_use[1]),
-            (dealt.validation, by_use[2]),
+            (found.client_test, by_use[1]),
+            (found.validation, by_use[2]),
         ):
             assert set(held.rows[held.clients == i]) == set(rows)
 

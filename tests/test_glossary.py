@@ -9,7 +9,7 @@ import fedcmi_jax as fc
 from fedcmi_jax.cli import report
 from fedcmi_jax.evaluation import glossary
 from fedcmi_jax.evaluation.glossary import GLOSSARY, explain
-from fedcmi_jax.experiment import run_folder, training
+from fedcmi_jax.experiment import files, metrics_log, run_folder, training
 from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.testing.problem import algorithm, federation
 from tests.test_config import tiny
@@ -35,11 +35,11 @@ def finished(tmp_path_factory):
 
 
 def test_every_column_of_a_run_is_explained(finished):
-    log = run_folder.MetricsLog(finished.folder / training.METRICS).read()
+    log = metrics_log.MetricsLog(finished.folder / training.METRICS).read()
     columns = {name for line in log for name in line}
     assert {"personal_mean", "val_acc", "holdout_std", "client_test_p10"} <= columns
     assert {"client_test_per_client", "holdout_per_client"} <= columns
-    ids = run_folder.read_json(finished.folder / training.SUMMARY)["holdout_clients"]
+    ids = files.read_json(finished.folder / training.SUMMARY)["holdout_clients"]
     assert len(set(ids)) == len(finished.final["holdout_per_client"]) == 2
     for column in columns:
         assert explain(column).meaning

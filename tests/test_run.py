@@ -13,7 +13,15 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax.cli.main import main
-from fedcmi_jax.experiment import checkpoint, resume, run_folder, training
+from fedcmi_jax.experiment import (
+    checkpoint,
+    files,
+    metrics_log,
+    resume,
+    run_folder,
+    sealed,
+    training,
+)
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
 from tests import problems
@@ -54,7 +62,7 @@ def start(experiment, folder):
 
 def metrics(folder):
     """Metric lines without what a clock says."""
-    lines = run_folder.MetricsLog(folder / training.METRICS).read()
+    lines = metrics_log.MetricsLog(folder / training.METRICS).read()
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
@@ -149,11 +157,11 @@ def test_interrupted_and_resumed(number, reference, tmp_path):
 KILLED = """
 import os, pathlib, signal, sys
 from fedcmi_jax.cli import main as cli
-from fedcmi_jax.experiment import checkpoint, run_folder, training
+from fedcmi_jax.experiment import checkpoint, metrics_log, training
 
 where, calls, when, folder = sys.argv[1:]
 owner, name = {
-    "metric line": (run_folder.MetricsLog, "append"),
+    "metric line": (metrics_log.MetricsLog, "append"),
     "checkpoint": (checkpoint, "save"),
     "rename": (os, "rename"),
     "summary": (training, "_finish"),
@@ -360,12 +368,11 @@ def test_a_log_that_no_checkpoint_explains_is_moved_aside(
         (b'{"round": 1, "rejected": [0]}\n', False),
         (b'{"round": 2, "acc": 0.5}\n', True),  # round 2 is not evaluated
         (b'{"round": 6, "acc": 0.5}\n', True),
-        (b'{"round": 3, "seeds": 2, "acc": 0.5}\n', True),  # --seeds of version 0.1
     ],
 )
 def test_only_what_a_killed_process_leaves_is_dropped(text, is_kept, tmp_path):
     config = configs.from_dict(TINY | SCHEDULE | {"checkpoint_every": 5})
-    log = run_folder.MetricsLog(tmp_path / training.METRICS)
+    log = metrics_log.MetricsLog(tmp_path / training.METRICS)
     log.path.write_bytes(text)
     note = resume.start_log(log, config)
     assert log.read() == []
@@ -382,37 +389,38 @@ def contents(folder):
     }
 
 
-def without_copies(folder):
-    """The checkpoints as version 0.1 wrote them."""
-    for path in (folder / training.CHECKPOINTS).glob("*/metadata.json"):
-        content = json.loads(path.read_text())
-        del content["log"], content["checksum"]
-        content["checksum"] = checkpoint._checksum(content)
-        path.write_text(json.dumps(content))
-        (path.parent / checkpoint._LOG).unlink()
-
-
-@pytest.mark.parametrize("how", sorted({*DAMAGES} - {"foreign"}))
-def test_without_a_copy_a_log_that_lacks_lines_is_refused(
-    how, stopped, tmp_path, monkeypatch, capsys
+def test_a_run_of_version_0_1_is_refused_with_the_remedy(
+    stopped, tmp_path, monkeypatch, capsys
 ):
     folder = shutil.copytree(stopped, tmp_path / "run")
-    without_copies(folder)
-    damaged(folder, how)
+    for path in (folder / training.CHECKPOINTS).glob("*/metadata.json"):
+        content = files.read_json(path) | {"format": 1}
+        del content["checksum"], content["version"]
+        files.write_json(path, content | {"checksum": sealed._checksum(content)})
     before = contents(folder)
     assert resumed(folder, monkeypatch) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert training.METRICS in line
+    assert "finish the run with fedcmi_jax 0.1.0, which wrote it" in line
     assert contents(folder) == before
 
 
-def test_a_run_of_the_first_version_goes_on(
-    stopped, reference, tmp_path, monkeypatch, capsys
+def test_the_config_of_another_version_is_refused_with_the_remedy(
+    stopped, tmp_path, capsys
 ):
     folder = shutil.copytree(stopped, tmp_path / "run")
-    without_copies(folder)
-    assert resumed(folder, monkeypatch) == 0
-    assert_same_run(folder, reference, experiment())
+    values = files.read_json(folder / training.CONFIG)
+    values["config"]["pace"] = 0.5  # a field that this version does not have
+    files.write_json(folder / training.CONFIG, values)
+    assert main(["resume", str(folder)]) == 2
+    assert "finish it with" not in capsys.readouterr().err
+    values["versions"]["fedcmi_jax"] = "0.0.7"
+    files.write_json(folder / training.CONFIG, values)
+    before = contents(folder)
+    assert main(["resume", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pace: unknown field" in line
+    assert "fedcmi_jax 0.0.7 wrote this run: finish it with that version" in line
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("name", [training.CHECKPOINTS, training.METRICS])
@@ -555,7 +563,7 @@ def scripted(monkeypatch, values, **options):
     def evaluate(experiment, state):
         return measure(experiment, state) | {"val_acc": values[int(state.round)]}
 
-    monkeypatch.setattr("fedcmi_jax.experiment.records.measure", evaluate)
+    monkeypatch.setattr("fedcmi_jax.experiment.loop.measure", evaluate)
     config = dataclasses.replace(built.config, validation_fraction=0.1, **options)
     return built._replace(config=config)
 

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 
 from fedcmi_jax.experiment import run_folder
-from fedcmi_jax.experiment.run_folder import MetricsLog, read_json, write_json
+from fedcmi_jax.experiment.files import read_json, write_json
+from fedcmi_jax.experiment.metrics_log import MetricsLog
 
+EXPERIMENT = os.path.dirname(run_folder.__file__)
 GOOD = b'{"round": 5, "acc": 0.5}\n{"round": 10, "acc": 0.75}\n'
 
-# The child loads one module of the package only, so that it starts in no time.
+# The child has the package without what its __init__ imports: it starts in no time.
 CHILD = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("run_folder", sys.argv[1])
-run_folder = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run_folder)
+import sys, types
+for name, path in (("fedcmi_jax", None), ("fedcmi_jax.experiment", sys.argv[1])):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from fedcmi_jax.experiment import metrics_log, run_folder
 """
 
 
@@ -30,7 +33,7 @@ def child():
 
     def start(code, *arguments):
         process = subprocess.Popen(
-            [sys.executable, "-c", CHILD + code, run_folder.__file__, *arguments],
+            [sys.executable, "-c", CHILD + code, EXPERIMENT, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -221,7 +224,7 @@ def test_a_corrupt_line_in_the_middle_is_named(log, line, what):
 
 def test_a_killed_writer_loses_at_most_its_unfinished_line(child, log):
     code = """
-log = run_folder.MetricsLog(sys.argv[2])
+log = metrics_log.MetricsLog(sys.argv[2])
 for round in range(10**9):
     log.append({"round": round, "text": "x" * 5000})
     print(round, flush=True)

@@ -98,7 +98,7 @@ def rates(monkeypatch):
 
     def look(config, rounds=(0,)):
         said = []
-        built = experiment.build(config, say=said.append)
+        built = experiment.build(config, log=said.append)
         found = [float(built.algorithm.rate(jnp.int32(t))) for t in rounds]
         return found, said, np.asarray(built.federation.sizes)
 

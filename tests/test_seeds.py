@@ -9,14 +9,21 @@ import signal
 import statistics
 import subprocess
 import sys
-import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fedcmi_jax.cli.main import main
-from fedcmi_jax.experiment import checkpoint, run_folder, seed_axis, seeds, training
+from fedcmi_jax.experiment import (
+    checkpoint,
+    history,
+    metrics_log,
+    seed_axis,
+    seeds,
+    training,
+)
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.experiment.run_folder import create
@@ -42,9 +49,10 @@ def experiment(seed):
 def _compiled(monkeypatch):
     """Commands and functions take what is compiled already."""
     monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda config, *_: experiment(3))
-    monkeypatch.setattr(
-        seeds, "build", lambda config, *_, **__: experiment(config.seed)
-    )
+    for module in (seeds, history):
+        monkeypatch.setattr(
+            module, "build", lambda config, *_, **__: experiment(config.seed)
+        )
 
 
 def start(config, folder):
@@ -155,7 +163,7 @@ def test_seeds_that_stopped_early_are_done(together, tmp_path, monkeypatch, caps
     folder = shutil.copytree(together, tmp_path / "runs/a")
     # As if seed 3 had stopped at round 6: the last line is that of seed 4 alone.
     path = folder / "seed-3" / training.SUMMARY
-    log = run_folder.MetricsLog(path.parent / training.METRICS)
+    log = metrics_log.MetricsLog(path.parent / training.METRICS)
     stopped = json.loads(path.read_text()) | {"final": log.read()[1], "rounds": 6}
     stopped["final"]["acc"] = 0.25
     stopped["stopped_early"] = 6
@@ -308,11 +316,11 @@ def test_a_diverging_seed_ends_like_a_diverging_run(
 
 
 def test_histories_are_those_of_the_runs(together):
-    found = seeds.histories(config(), [3, 4], 3)
-    for seed, history in zip((3, 4), found, strict=True):
+    found = history.histories(config(), [3, 4], 3)
+    for seed, ours_of in zip((3, 4), found, strict=True):
         log = metrics(seeds.folder_of(together, seed))
-        assert [h["round"] for h in history] == [3, 6, 8]
-        for ours, theirs in zip(history, log, strict=True):
+        assert [h["round"] for h in ours_of] == [3, 6, 8]
+        for ours, theirs in zip(ours_of, log, strict=True):
             assert ours["acc"] == theirs["acc"]
             assert all(theirs[name] == value for name, value in ours.items())
 
@@ -323,9 +331,9 @@ def test_histories_name_a_seed_that_diverges(monkeypatch):
     for client in range(4):
         federation = problems.poison(federation, client)
     poisoned = built._replace(federation=federation)
-    monkeypatch.setattr(seeds, "build", lambda *_, **__: poisoned)
-    with pytest.raises(training.DivergedError, match="seed 4.*by round 2"):
-        seeds.histories(config(), [4], 3)
+    monkeypatch.setattr(history, "build", lambda *_, **__: poisoned)
+    with pytest.raises(training.DivergedError, match="seed 4: round 1, .*--clip-norm"):
+        history.histories(config(), [4], 3)
 
 
 def test_histories_look_at_statistics_too(monkeypatch):
@@ -335,15 +343,17 @@ def test_histories_look_at_statistics_too(monkeypatch):
         state = built.algorithm.init(key, federation)
         return state._replace(batch_stats={"fusion": {"mean": np.float32(np.nan)}})
 
+    first = jax.eval_shape(built.algorithm.init, built.key, built.federation)
+    _, infos = jax.eval_shape(built.algorithm.run, first, built.federation, np.int32(2))
+
     def still(state, federation, piece):
-        accepted = np.ones((built.algorithm.rounds_per_call, 2), bool)
-        return state, types.SimpleNamespace(accepted=accepted)
+        return state, jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), infos)
 
     algorithm = built.algorithm._replace(init=lame, run=still)
     lost = built._replace(algorithm=algorithm)
-    monkeypatch.setattr(seeds, "build", lambda *_, **__: lost)
-    with pytest.raises(training.DivergedError, match="seed 4.*by round 2"):
-        seeds.histories(config(), [4], 3)
+    monkeypatch.setattr(history, "build", lambda *_, **__: lost)
+    with pytest.raises(training.DivergedError, match="seed 4: round 2, .*model is not"):
+        history.histories(config(), [4], 3)
 
 
 def test_a_configuration_of_several_seeds_is_not_one_run(tmp_path):

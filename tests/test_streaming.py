@@ -16,9 +16,9 @@ from fedcmi_jax.evaluation import metrics as evaluation
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.experiment import build
-from fedcmi_jax.experiment.run_folder import read_json
+from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.testing import problem as problems
 from fedcmi_jax.testing.problem import MODALITIES
-from tests import problems
 from tests.test_config import TINY
 from tests.test_run import At, assert_same_run, metrics, newest, start
 

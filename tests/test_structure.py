@@ -15,7 +15,7 @@ import fedcmi_jax
 ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
-    {"types", "backend", "_lazy"},
+    {"types", "backend", "_lazy", "choices"},
     {
         "data",
         "models",

@@ -1,5 +1,6 @@
 """The benchmark's workloads: random data of a fixed shape, dealt to clients."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -98,8 +99,8 @@ def padded_to_longest(federation: Federation) -> Federation:
     The missing samples are declared as held out: they are walked over, masked.
     """
     total = federation.sizes + federation.probe_sizes
-    return federation.__class__(
-        **vars(federation) | {"probe_sizes": jnp.max(total) - federation.sizes}
+    return dataclasses.replace(
+        federation, probe_sizes=jnp.max(total) - federation.sizes
     )
 
 

@@ -16,7 +16,7 @@ from fedcmi_jax.cli import launch
 from fedcmi_jax.cli.commands import Bench
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.experiment.config import lookup
-from fedcmi_jax.experiment.run_folder import write_json
+from fedcmi_jax.experiment.files import write_json
 from fedcmi_jax.experiment.training import versions
 
 
@@ -72,7 +72,7 @@ def run(options: Bench) -> int:
     """
     plan = plan_of(options)
     mesh = launch.start(options.launch)
-    say = functools.partial(print, flush=True)
+    log = functools.partial(print, flush=True)
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are shown
     chosen = list(WORKLOADS) if options.workload == "all" else [options.workload]
     report: dict[str, Any] = {
@@ -84,27 +84,27 @@ def run(options: Bench) -> int:
         "options": {k: v for k, v in vars(options).items() if k not in _PLACES},
         "results": [],
     }
-    say(f"{report['machine']}, {report['devices']} device(s), jax {jax.__version__}")
-    say(f"float32 matmul peak {report['matmul_peak_flops'] / 1e9:.0f} GFLOP/s")
-    say(
+    log(f"{report['machine']}, {report['devices']} device(s), jax {jax.__version__}")
+    log(f"float32 matmul peak {report['matmul_peak_flops'] / 1e9:.0f} GFLOP/s")
+    log(
         "| workload | clients | contestant | ms per round (min-max) | ms per client "
         "| compile s | temp MB | GFLOP/s | ratio |"
     )
-    say("|---|---|---|---|---|---|---|---|---|")
+    log("|---|---|---|---|---|---|---|---|---|")
     for name in chosen:
         for row in measure.rows(name, plan, mesh):
             report["results"].append(row)
-            say(_line(row))
+            log(_line(row))
     report["peak_rss_bytes"] = timing.peak_rss()
-    say(f"peak RSS {report['peak_rss_bytes'] / 1e6:.0f} MB")
+    log(f"peak RSS {report['peak_rss_bytes'] / 1e6:.0f} MB")
     path = pathlib.Path(options.output or f"bench-{options.workload}.json")
     write_json(path, report)
-    say(f"written: {path}")
+    log(f"written: {path}")
     return 0
 
 
 _PLACES = ("launch", "peers")
-"""Options that say where to run: the report has the devices themselves."""
+"""Options that log where to run: the report has the devices themselves."""
 
 
 def _machine() -> str:

@@ -14,7 +14,7 @@ import rich.table
 
 from fedcmi_jax.cli.commands import Describe
 from fedcmi_jax.experiment.config import Config, check_config
-from fedcmi_jax.experiment.split import deal, load_dataset
+from fedcmi_jax.experiment.split import load_dataset, split
 
 MOST_ROWS = 30
 """Clients that are listed one by one; of more, the first ones."""
@@ -54,13 +54,13 @@ class Holdings(NamedTuple):
 
 
 def holdings(
-    config: Config, say: Callable[[str], None] = lambda text: None
+    config: Config, log: Callable[[str], None] = lambda text: None
 ) -> Holdings:
     """Loads the data set of a configuration and deals it, as training would.
 
     Args:
       config: The configuration.
-      say: Hears of the data set's preparation, and its notes.
+      log: Receives the data set's preparation, and its notes.
 
     Returns:
       Who holds what.
@@ -75,9 +75,9 @@ def holdings(
       [3, 3]
     """
     check_config(replace(config, clients_per_round=1))
-    dataset = load_dataset(config.dataset, say)
-    dealt = deal(config, dataset)
-    dataset, parts, available = dealt.dataset, dealt.partition, dealt.available
+    dataset = load_dataset(config.dataset, log)
+    found = split(config, dataset)
+    dataset, parts, available = found.dataset, found.partition, found.available
     labels = dataset.train.labels
     counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
     owners = np.repeat(np.arange(parts.num_clients), parts.sizes)
@@ -85,13 +85,13 @@ def holdings(
     present = available[owners]
     if dataset.train.available is not None:
         present &= np.asarray(dataset.train.available)[parts.order].astype(bool)
-    splits = {"validation": dealt.validation, "own test": dealt.client_test}
+    splits = {"validation": found.validation, "own test": found.client_test}
     held = {
         name: np.bincount(split.clients, minlength=parts.num_clients)
         for name, split in splits.items()
         if split is not None
     }
-    away = np.zeros(0, np.int64) if dealt.holdout is None else dealt.holdout.clients
+    away = np.zeros(0, np.int64) if found.holdout is None else found.holdout.clients
     used = len(parts.order) + len(away) + sum(int(x.sum()) for x in held.values())
     return Holdings(
         title=f"{dataset.name}, {config.partition.name}",
@@ -121,20 +121,20 @@ def run(options: Describe) -> int:
         does not end in .png.
       OSError: The picture cannot be written.
     """
-    output, say = options.config.output, functools.partial(print, flush=True)
+    output, log = options.config.output, functools.partial(print, flush=True)
     path = pathlib.Path(output) if output else None
     if path is not None and path.suffix != ".png":
         raise ValueError(f"--output: {path} is no picture's name; end it in .png")
     if path is not None and not path.absolute().parent.is_dir():
         raise ValueError(f"--output: no folder {path.parent}; create it first")
-    found = holdings(options.config, say)
-    say(text(found))
+    found = holdings(options.config, log)
+    log(text(found))
     if path is not None:
         # Imported for a picture only: tables do not wait for matplotlib.
         from fedcmi_jax.cli import picture
 
         picture.draw(found, path)
-        say(f"written: {path}")
+        log(f"written: {path}")
     return 0
 
 

@@ -11,13 +11,13 @@ import rich.table
 from fedcmi_jax.cli.commands import RUNS, List
 from fedcmi_jax.data.catalog import CATALOG
 from fedcmi_jax.experiment.config import REGISTRIES
+from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.presets import PRESETS
 from fedcmi_jax.experiment.run_folder import (
     CONFIG,
     METRICS,
     SUMMARY,
-    MetricsLog,
-    read_json,
 )
 
 UNLIMITED_WIDTH = 1000

@@ -21,9 +21,9 @@ def run(options: Prepare) -> int:
     Raises:
       ValueError: An option is impossible, or the data cannot be had.
     """
-    say = functools.partial(print, flush=True)
-    for line in counts(load_dataset(options.options, say)):
-        say(line)
+    log = functools.partial(print, flush=True)
+    for line in counts(load_dataset(options.options, log)):
+        log(line)
     return 0
 
 

@@ -40,7 +40,7 @@ def run(options: SweepClients) -> int:
         counts=options.counts,
         participation=options.participation,
         mesh=mesh,
-        say=functools.partial(print, flush=True),
+        log=functools.partial(print, flush=True),
     )
     print(f"written: {folder}/sweep.json, sweep.md, sweep.png")
     return 0

@@ -14,13 +14,13 @@ from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import hosts, seeds, training
 from fedcmi_jax.experiment import resume as resuming
 from fedcmi_jax.experiment.experiment import build
+from fedcmi_jax.experiment.files import read_json
 from fedcmi_jax.experiment.run_folder import (
     check_free,
     check_run,
     create,
     default_folder,
     lock,
-    read_json,
 )
 
 Trainer = Callable[[pathlib.Path, training.Observer], str]
@@ -87,7 +87,7 @@ def _finished(config: configs.Config, folder: pathlib.Path) -> int:
     else:
         notes = [resuming.mend_log(folder, config)]
     for note in filter(None, notes):
-        _say(note)
+        _log(note)
     summary = read_json(folder / training.SUMMARY)
     early = ", stopped early" if summary.get("stopped_early") else ""
     rounds = f"{summary.get('rounds', config.rounds)} rounds{early}"
@@ -97,14 +97,14 @@ def _finished(config: configs.Config, folder: pathlib.Path) -> int:
 
 def _prepared(config: configs.Config, mesh: Mesh | None) -> Trainer:
     """Builds everything, which refuses what is impossible, but trains nothing yet."""
-    say = functools.cache(_say)  # each seed's experiment has the same notes
+    log = functools.cache(_log)  # each seed's experiment has the same notes
     in_turn = configs.trains_in_turn(config)
     one = seeds.alone(config, config.seed) if in_turn else config
-    experiment = build(one, mesh, say)
+    experiment = build(one, mesh, log)
     if in_turn:
 
         def train_seeds(folder: pathlib.Path, observer: training.Observer) -> str:
-            done = seeds.train(config, folder, mesh, observer, say, experiment)
+            done = seeds.train(config, folder, mesh, observer, log, experiment)
             if not done:
                 return ""
             return seeds.final_block(done["final"], done["best"], folder, config)
@@ -143,6 +143,6 @@ def _run(trainer: Trainer, folder: pathlib.Path) -> int:
     return 0
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     if hosts.is_main():
         print(f"fedcmi: {text}", file=sys.stderr, flush=True)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedcmi_jax.data.base import Dataset, Split, check_choice
+from fedcmi_jax.choices import check_choice
+from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.noisy_digits import standardized
 from fedcmi_jax.data.sampling import subset
 from fedcmi_jax.data.spectrogram import fixed_length, log_mel, log_stft

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
-from fedcmi_jax.data.raw.decoding import Item, Say, silent
+from fedcmi_jax.data.raw.decoding import Item, Log, silent
 
 SECONDS = 10.0
 """Length of the sound after tiling (methods 0.2)."""
@@ -42,7 +42,7 @@ class Event(NamedTuple):
 
 
 def ave(
-    say: Say = silent,
+    log: Log = silent,
     *,
     root: str | None = None,
     splits: str | None = None,
@@ -65,7 +65,7 @@ def ave(
     the test split has too, are dropped and counted in ``Dataset.notes``.
 
     Args:
-      say: Receives progress.
+      log: Receives progress.
       root: Folder of the data set.
       splits: Folder of trainSet.txt and testSet.txt; None: root.
       frames: Frames per event, F, evenly spread over those kept (public command: 4).
@@ -111,7 +111,7 @@ def ave(
         root=folder,
         cache_dir=cache_dir,
         workers=workers,
-        say=say,
+        log=log,
     )
     return Dataset(
         name="ave",

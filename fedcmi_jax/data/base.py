@@ -1,6 +1,5 @@
 """The one record every data set becomes."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -137,25 +136,6 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
             f"{where}, row {bad[0]}: label {labels[bad[0]]} is outside "
             f"[0, {num_classes}); fix the label or class_names"
         )
-
-
-def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Refuses a value that an option of a data set does not have.
-
-    Args:
-      option: Name of the option, for the message.
-      value: What was given.
-      choices: What there is.
-
-    Raises:
-      ValueError: value is none of the choices.
-
-    Example:
-      >>> check_choice("normalize", "window", ("window", "none"))
-    """
-    choices = list(choices)
-    if value not in choices:
-        raise ValueError(f"{option}={value!r}: choose from {', '.join(choices)}")
 
 
 def _bounds(dtype: np.dtype) -> tuple[float, float] | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
-from fedcmi_jax.data.raw.decoding import Item, Say, silent
+from fedcmi_jax.data.raw.decoding import Item, Log, silent
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 """Neutral, happy, sad, fear, disgust, anger; the order of the labels."""
@@ -44,7 +44,7 @@ class Clip(NamedTuple):
 
 
 def cremad(
-    say: Say = silent,
+    log: Log = silent,
     *,
     root: str | None = None,
     splits: str | None = None,
@@ -65,7 +65,7 @@ def cremad(
     (frames already at one per second) is used instead of the videos where it exists.
 
     Args:
-      say: Receives progress.
+      log: Receives progress.
       root: Folder of the data set.
       splits: Folder of train.csv and test.csv; None: root.
       frames: Frames per clip, F, evenly spread over those kept (public code: 2).
@@ -104,7 +104,7 @@ def cremad(
         root=folder,
         cache_dir=cache_dir,
         workers=workers,
-        say=say,
+        log=log,
     )
     return Dataset(
         name="cremad",

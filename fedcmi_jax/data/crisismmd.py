@@ -15,7 +15,7 @@ import numpy as np
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.raw.cache import prepared
-from fedcmi_jax.data.raw.decoding import Item, Say, silent
+from fedcmi_jax.data.raw.decoding import Item, Log, silent
 
 CLASSES = ("not_informative", "informative")
 """The order of the labels."""
@@ -59,7 +59,7 @@ class Tweet(NamedTuple):
 
 
 def crisismmd(
-    say: Say = silent,
+    log: Log = silent,
     *,
     root: str | None = None,
     splits: str | None = None,
@@ -80,7 +80,7 @@ def crisismmd(
     ``crisismmd_datasplit_all``. The label is the column ``label``.
 
     Args:
-      say: Receives progress.
+      log: Receives progress.
       root: Folder of the data set.
       splits: Folder of the .tsv; None: crisismmd_datasplit_all in root.
       tokens: Tokens kept of a tweet, T; what is cut is counted in ``Dataset.notes``.
@@ -123,7 +123,7 @@ def crisismmd(
         root=folder,
         cache_dir=cache_dir,
         workers=workers,
-        say=say,
+        log=log,
     )
     return Dataset(
         name="crisismmd",

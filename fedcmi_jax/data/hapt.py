@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedcmi_jax.data.base import Dataset, Split, check_choice
+from fedcmi_jax.choices import check_choice
+from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.tfds import prepare, read_arrays
 
 MODALITIES = ("acc", "gyro")

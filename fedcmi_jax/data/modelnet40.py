@@ -16,7 +16,7 @@ import numpy as np
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.raw.cache import prepared
-from fedcmi_jax.data.raw.decoding import Item, Say, silent
+from fedcmi_jax.data.raw.decoding import Item, Log, silent
 
 CLASSES = tuple(
     """
@@ -46,7 +46,7 @@ class Model(NamedTuple):
 
 
 def modelnet40(
-    say: Say = silent,
+    log: Log = silent,
     *,
     root: str | None = None,
     splits: str | None = None,
@@ -66,7 +66,7 @@ def modelnet40(
     ``.../<class>/<split>/<object>.obj.shaded_v001.png<tab><label>``).
 
     Args:
-      say: Receives progress.
+      log: Receives progress.
       root: Folder of the classes.
       splits: Folder of train.txt and test.txt; None: what is found in root.
       views: Numbers of the views, 1 to 12; each is a modality.
@@ -110,7 +110,7 @@ def modelnet40(
         root=folder,
         cache_dir=cache_dir,
         workers=workers,
-        say=say,
+        log=log,
     )
     return Dataset(
         name="modelnet40",

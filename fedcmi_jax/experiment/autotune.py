@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 from fedcmi_jax.algorithm import FederatedAlgorithm
+from fedcmi_jax.clients import shards_memory
+from fedcmi_jax.experiment.experiment import Experiment
+from fedcmi_jax.experiment.files import read_json, write_json
 from fedcmi_jax.experiment.hosts import agree, is_main
-from fedcmi_jax.experiment.run_folder import read_json, write_json
 from fedcmi_jax.federation import Federation
 
 RECORD = "chunk_size.json"
@@ -121,6 +123,46 @@ def choose(
         write_json(path, record)
     times = ", ".join(f"{k}: {1e3 * v:.3g} ms" for k, v in choice.seconds.items())
     return choice.chunk_size, f"chunk size {choice.chunk_size} (round times {times})"
+
+
+def tuned(
+    experiment: Experiment, folder: pathlib.Path, note: Callable[[str], None]
+) -> Experiment:
+    """The experiment with its chunk size settled, ``chunk_size="auto"`` or not.
+
+    Args:
+      experiment: Any.
+      folder: The run's folder, where a choice is recorded.
+      note: Receives the choice, and if clients' memory cannot be spread over devices.
+
+    Raises:
+      ValueError: The record is damaged, or no size fits the memory.
+    """
+    mesh, config = experiment.mesh, experiment.config
+    memory = jax.tree.leaves(
+        jax.eval_shape(
+            experiment.algorithm.init, experiment.key, experiment.federation
+        ).memory
+    )
+    clients = experiment.federation.num_clients
+    if mesh is not None and memory and not shards_memory(mesh, clients):
+        note(
+            f"clients: {clients} is no multiple of {mesh.size} devices, so "
+            "every device holds the memory of all clients"
+        )
+    if config.chunk_size != "auto":
+        return experiment
+    devices = mesh.size if mesh else 1
+    sizes = candidates(config.clients_per_round, devices)
+    size, line = choose(
+        folder,
+        experiment.with_chunk_size,
+        experiment.federation_at(0),
+        experiment.key,
+        sizes,
+    )
+    note(line)
+    return experiment._replace(algorithm=experiment.with_chunk_size(size))
 
 
 def _recorded(path: pathlib.Path) -> int:

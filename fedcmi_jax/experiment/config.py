@@ -1,101 +1,18 @@
-"""A run's configuration: frozen dataclasses, JSON, and what is possible.
-
-Four parts of a configuration are chosen by name: data set, partition, encoder, method.
-Such a section is the name plus the keyword-only options of the factory registered under
-it, so a new factory brings its own flags and help.
-"""
+"""A run's configuration: frozen dataclasses, from and to JSON."""
 
 import dataclasses
-import difflib
-import functools
-import inspect
 import json
 import math
 import typing
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from tyro.conf import Positional, arg
 
-from fedcmi_jax import data, methods, models, partition
-
-REGISTRIES: dict[str, dict[str, Callable[..., Any]]] = {
-    "dataset": data.REGISTRY,
-    "partition": partition.REGISTRY,
-    "encoder": models.ENCODERS,
-    "method": methods.REGISTRY,
-}
-"""Section -> registry of factories."""
-
-DEFAULT_NAMES = {
-    "dataset": "noisy_digits",
-    "partition": "dirichlet",
-    "encoder": "mlp",
-    "method": "fedcmi",
-}
-
-
-def lookup(what: str, name: str, known: typing.Iterable[str]) -> str:
-    """Returns the name if it is known; hyphens may stand for underscores.
-
-    Raises:
-      ValueError: It is not; suggests a close one.
-    """
-    known = list(known)
-    for candidate in (name, name.replace("-", "_"), name.replace("_", "-")):
-        if candidate in known:
-            return candidate
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from {sorted(known)}"
-    raise ValueError(f"{what}: unknown {name!r}; {hint}")
-
-
-@functools.cache
-def section(kind: str, name: str) -> type:
-    """The dataclass of a section: ``name`` and the options of its factory.
-
-    Args:
-      kind: A key of ``REGISTRIES``.
-      name: A name in that registry.
-
-    Raises:
-      ValueError: Unknown name.
-
-    Example:
-      >>> section("method", "fedprox")(mu=0.1)
-      FedproxMethod(name='fedprox', mu=0.1)
-    """
-    registry = REGISTRIES[kind]
-    name = lookup(f"{kind}.name", name, registry)
-    factory = registry[name]
-    hints = typing.get_type_hints(factory)
-    fields: list[tuple[str, Any, Any]] = [
-        ("name", str, dataclasses.field(default=name))
-    ]
-    fields += [
-        (p.name, hints[p.name], dataclasses.field(default=p.default))
-        for p in inspect.signature(factory).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    ]
-    title = "".join(part.capitalize() for part in (*name.split("_"), kind))
-    known = ", ".join(sorted(registry))
-    doc = inspect.getdoc(factory) or ""
-    args = doc.partition("Args:\n")[2].partition("\n\n")[0]
-    doc = f"{doc.splitlines()[0]}\n\nAttributes:\n  name: One of {known}.\n{args}\n"
-    return dataclasses.make_dataclass(
-        title, fields, frozen=True, namespace={"__doc__": doc}
-    )
-
-
-def create(kind: str, chosen: Any, *args: Any) -> Any:
-    """Calls the factory that a section names with its options."""
-    options = {
-        f.name: getattr(chosen, f.name)
-        for f in dataclasses.fields(chosen)
-        if f.name != "name"
-    }
-    return REGISTRIES[kind][chosen.name](*args, **options)
+from fedcmi_jax.experiment.checks import check_cohort as check_cohort
+from fedcmi_jax.experiment.checks import check_config as check_config
+from fedcmi_jax.experiment.sections import DEFAULT_NAMES, REGISTRIES, section
+from fedcmi_jax.experiment.sections import create as create
+from fedcmi_jax.experiment.sections import lookup as lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,90 +243,6 @@ def _load(cls: type, where: str, values: Any) -> Any:
     return cls(**loaded)
 
 
-def check_config(config: Config) -> None:
-    """Refuses impossible numbers before any work.
-
-    Raises:
-      ValueError: One line that names field, value and remedy. What a factory checks
-        itself (alpha, mu...) is found by ``build``.
-    """
-    at_least_one: dict[str, float] = {
-        "clients_per_round": config.clients_per_round,
-        "rounds": config.rounds,
-        "seeds": config.seeds,
-        "eval_every": config.eval_every,
-        "checkpoint_every": config.checkpoint_every,
-        "chunk_size": 1 if config.chunk_size == "auto" else config.chunk_size,
-        "local.epochs": config.local.epochs,
-        "local.batch_size": config.local.batch_size,
-        "model.width": config.model.width,
-    }
-    # Encoders do not check their sizes, and flax fails on them far from here.
-    for name in ("features", "hidden"):
-        sizes = np.atleast_1d(getattr(config.encoder, name, 1))
-        at_least_one[f"encoder.{name}"] = min(sizes.tolist(), default=1)
-    if config.rounds_per_call is not None:
-        at_least_one["rounds_per_call"] = config.rounds_per_call
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"{name}: {value} is below 1; give at least 1")
-    positive = {"local.learning_rate": config.local.learning_rate}
-    if config.local.rate_scale is not None:
-        positive["local.rate_scale"] = config.local.rate_scale
-    if config.server.learning_rate is not None:
-        positive["server.learning_rate"] = config.server.learning_rate
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise ValueError(f"{name}: {value} is not positive; try 0.01")
-    momentum = config.local.momentum
-    if momentum is not None and not 0 <= momentum < 1:
-        raise ValueError(f"local.momentum: {momentum} is outside [0, 1); try 0.9")
-    if not config.local.weight_decay >= 0:
-        raise ValueError(
-            f"local.weight_decay: {config.local.weight_decay} is negative; try 1e-4"
-        )
-    for name in config.encoder_names:
-        lookup("encoder_names", name, models.ENCODERS)
-    if config.seed < 0:
-        raise ValueError(f"seed: {config.seed} is negative; give 0 or more")
-    if config.clients < 0:
-        raise ValueError(
-            f"clients: {config.clients} is negative; give 1 or more, or 0 for as many "
-            "as a natural partition gives"
-        )
-    if config.clients > 0:
-        check_cohort(config.clients_per_round, config.clients, config.holdout_clients)
-    _check_shares(config)
-    if config.stream and config.rounds_per_call not in (None, 1):
-        raise ValueError(
-            f"rounds_per_call: {config.rounds_per_call} is not possible with stream, "
-            "which sends data between rounds; leave it out"
-        )
-    _check_seeds(config)
-    _check_choices(config, "")
-
-
-def _check_seeds(config: Config) -> None:
-    """Refuses what several seeds at once, or early stopping, cannot do."""
-    if config.map_seeds and config.seeds == 1:
-        raise ValueError("map_seeds: there is one seed only; give e.g. seeds = 3")
-    if config.map_seeds and config.stream:
-        raise ValueError(
-            "map_seeds: mapped seeds have cohorts of their own, which one stream "
-            "cannot send; leave out map_seeds or stream"
-        )
-    patience = config.early_stop_rounds
-    if patience is None:
-        return
-    if patience < 1:
-        raise ValueError(f"early_stop_rounds: {patience} is below 1; try 20")
-    if not config.validation_fraction > 0:
-        raise ValueError(
-            f"early_stop_rounds: {patience} needs a validation split to judge by; set "
-            "validation_fraction to 0.1"
-        )
-
-
 def shares_partition(config: Config) -> bool:
     """Whether all seeds of a configuration train on the partition of seed 0."""
     return config.fixed_partition or config.map_seeds
@@ -418,58 +251,3 @@ def shares_partition(config: Config) -> bool:
 def trains_in_turn(config: Config) -> bool:
     """Whether a configuration has several seeds, trained one after the other."""
     return config.seeds > 1 and not config.map_seeds
-
-
-def check_cohort(clients_per_round: int, clients: int, holdout: int = 0) -> None:
-    """Refuses a cohort that is larger than the federation.
-
-    Args:
-      clients_per_round: K.
-      clients: Clients that the partition gives.
-      holdout: Those of them that never take part.
-
-    Raises:
-      ValueError: It is, or nobody takes part.
-    """
-    left = clients - holdout
-    if left < 1:
-        raise ValueError(
-            f"holdout_clients: {holdout} of {clients} clients; give at most "
-            f"{clients - 1}, so that somebody trains"
-        )
-    if clients_per_round > left:
-        less = f" less holdout_clients: {holdout}" if holdout else ""
-        raise ValueError(
-            f"clients_per_round: {clients_per_round} is more than clients: {clients}"
-            f"{less}; give at most {left}"
-        )
-
-
-def _check_shares(config: Config) -> None:
-    """Refuses shares of a client's samples that leave nothing to train on."""
-    names = ("probe_fraction", "validation_fraction", "client_test_fraction")
-    shares = {name: getattr(config, name) for name in names}
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"{name}: {share} is outside [0, 1); try 0.1")
-    if sum(shares.values()) >= 1:
-        given = " + ".join(f"{name} {share}" for name, share in shares.items() if share)
-        raise ValueError(f"{given} leave nothing to train on; give less than 1 in all")
-    if config.holdout_clients < 0:
-        raise ValueError(
-            f"holdout_clients: {config.holdout_clients} is negative; give 0 or more"
-        )
-
-
-def _check_choices(config: Any, where: str) -> None:
-    """Checks every Literal field, which JSON and library callers can get wrong."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        if dataclasses.is_dataclass(value):
-            _check_choices(value, f"{where}{field.name}.")
-        elif typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-            raise ValueError(
-                f"{where}{field.name}: unknown {value!r}; choose from "
-                f"{list(typing.get_args(hint))}"
-            )

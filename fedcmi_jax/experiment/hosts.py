@@ -1,4 +1,4 @@
-"""Several processes as one: who writes, what all agree on, and local copies of arrays.
+"""Several processes in one run: process 0 writes, and all agree on its values.
 
 With one process every function here is the identity.
 """

@@ -20,7 +20,7 @@ from fedcmi_jax.evaluation.metrics import (
     build_programs,
     summarise,
 )
-from fedcmi_jax.experiment.split import Dealt
+from fedcmi_jax.experiment.split import ClientSplit
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model, Params, PyTree
 
@@ -82,7 +82,7 @@ class Measures(NamedTuple):
 
 
 def build_measures(
-    dealt: Dealt,
+    split: ClientSplit,
     federation: Federation,
     model: Model,
     *,
@@ -90,10 +90,10 @@ def build_measures(
     stream: bool = False,
     compiled: Compiled | None = None,
 ) -> Measures:
-    """Builds the evaluations that a dealt data set allows; compiles nothing yet.
+    """Builds the evaluations that a split data set allows; compiles nothing yet.
 
     Args:
-      dealt: Who holds what, and what is held out.
+      split: Which client has what, and what is held out.
       federation: Of it, on one device.
       model: The model.
       personal: ``Method.start`` of a method with personal models; None: there are none.
@@ -109,31 +109,31 @@ def build_measures(
             build_client_program(model, personal),
             build_client_program(model),
         )
-    train = dealt.dataset.train
+    train = split.dataset.train
     evaluator = functools.partial(
         build_evaluator, model, stream=stream, programs=compiled.views
     )
     validate: Callable[..., Evaluation] | None = None
-    if dealt.validation is not None:
-        rows = np.sort(dealt.validation.rows)  # neighbours, for a memory map
+    if split.validation is not None:
+        rows = np.sort(split.validation.rows)  # neighbours, for a memory map
         validate = evaluator(train, None, rows=rows)
     testers = {}
-    if dealt.client_test is not None:
+    if split.client_test is not None:
         testers["client_test"] = build_client_tester(
             model,
             train,
-            dealt.client_test,
-            dealt.available,
+            split.client_test,
+            split.available,
             personal=personal,
             program=compiled.own,
         )
-    if dealt.holdout is not None and dealt.holdout_available is not None:
+    if split.holdout is not None and split.holdout_available is not None:
         testers["holdout"] = build_client_tester(
             model,
             train,
-            dealt.holdout,
-            dealt.holdout_available,
+            split.holdout,
+            split.holdout_available,
             program=compiled.others,
         )
-    evaluate = evaluator(dealt.dataset.test, federation)
+    evaluate = evaluator(split.dataset.test, federation)
     return Measures(evaluate, validate, testers, compiled)

@@ -1,18 +1,22 @@
-"""What a run folder must hold for training to go on; nothing in it is ever erased."""
+"""Going on with a run: its newest good checkpoint, and a metrics log to match.
+
+No file of the user is ever erased: a log that is not the run's is moved aside.
+"""
 
 import os
 import pathlib
+from collections.abc import Callable
 
-from fedcmi_jax.experiment import checkpoint
+import jax
+
+from fedcmi_jax.clients import place_state
+from fedcmi_jax.experiment import checkpoint, hosts
 from fedcmi_jax.experiment.config import Config
-from fedcmi_jax.experiment.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    METRICS,
-    SUMMARY,
-    MetricsLog,
-    read_json,
-)
+from fedcmi_jax.experiment.experiment import Experiment
+from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.experiment.metrics_log import MetricsLog
+from fedcmi_jax.experiment.run_folder import BEST, CHECKPOINTS, METRICS, SUMMARY
+from fedcmi_jax.types import FederationState
 
 
 def check_usable(folder: pathlib.Path) -> None:
@@ -55,6 +59,56 @@ def evaluations(config: Config, round: int) -> list[int]:
     return [r for r in numbers if is_due(config.eval_every, r, config.rounds)]
 
 
+def start(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    log: MetricsLog,
+    note: Callable[[str], None],
+) -> FederationState:
+    """A fresh state, or that of the newest good checkpoint; the log is made to match.
+
+    Args:
+      experiment: The run's.
+      folder: Its folder.
+      log: Its metrics log.
+      note: Receives what the user should read: damage, and what was done about it.
+
+    Raises:
+      ValueError: The checkpoints are of another configuration, or none can be used.
+    """
+    init = jax.jit(experiment.algorithm.init)
+    checkpoints = folder / CHECKPOINTS
+    found = bool(checkpoint.rounds(checkpoints)) if hosts.is_main() else False
+    if not hosts.any_process(found):
+        if hosts.is_main():
+            _note_any(note, start_log(log, experiment.config))
+        return init(experiment.key, experiment.federation)
+    if experiment.mesh is None:
+        like = jax.eval_shape(init, experiment.key, experiment.federation)
+        restored = checkpoint.restore(checkpoints, like)
+    else:
+        # A checkpoint holds whole arrays, whatever devices they came from.
+        state = hosts.fetch(init(experiment.key, experiment.federation))
+        restored = checkpoint.Restored(state, 0, ())
+        if hosts.is_main():
+            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+            restored = checkpoint.restore(checkpoints, like)
+        place = jax.jit(
+            lambda s: place_state(s, experiment.mesh, experiment.federation.num_clients)
+        )
+        restored = restored._replace(state=place(hosts.share(restored.state)))
+    for line in restored.skipped:
+        note(line)
+    if hosts.is_main():
+        _note_any(note, log.restore(restored.round, restored.log))
+    return restored.state
+
+
+def _note_any(note: Callable[[str], None], line: str) -> None:
+    if line:
+        note(line)
+
+
 def start_log(log: MetricsLog, config: Config) -> str:
     """Empties the log of a run without checkpoints.
 
@@ -70,8 +124,6 @@ def start_log(log: MetricsLog, config: Config) -> str:
         evaluated = [r["round"] for r in records if "acc" in r]
         is_ours = evaluated == evaluations(config, first)[: len(evaluated)]
         is_ours = is_ours and (not records or records[-1]["round"] <= first)
-        # Version 0.1 wrote lines of several seeds without saying so in config.json.
-        is_ours = is_ours and all(("seeds" in r) <= config.map_seeds for r in records)
     except ValueError:
         is_ours = False
     if is_ours:
@@ -81,24 +133,6 @@ def start_log(log: MetricsLog, config: Config) -> str:
         f"{log.path} is none of a run without checkpoints: the run starts over; what "
         f"was there is {log.set_aside()}"
     )
-
-
-def restore_log(log: MetricsLog, config: Config, restored: checkpoint.Restored) -> str:
-    """Makes the log what it was when the restored checkpoint was saved.
-
-    Returns:
-      A line for the user if it had to be rebuilt, else "".
-
-    Raises:
-      ValueError: It lacks lines, and the checkpoint (of version 0.1) holds no copy.
-    """
-    if restored.log is not None:
-        return log.restore(restored.round, restored.log)
-    _check_complete(
-        log, config, restored.round, f"checkpoint {restored.round} holds no copy"
-    )
-    log.truncate_after(restored.round)
-    return ""
 
 
 def mend_log(folder: pathlib.Path, config: Config) -> str:
@@ -132,7 +166,7 @@ def mend_log(folder: pathlib.Path, config: Config) -> str:
 def _check_complete(log: MetricsLog, config: Config, round: int, why: str) -> None:
     """Raises unless the log has a line of each round evaluated up to this one.
 
-    ``why`` says that no copy of it can be had.
+    ``why`` is the reason that there is no copy of it.
     """
     try:
         found = [r["round"] for r in log.read() if "acc" in r and r["round"] <= round]

@@ -1,4 +1,4 @@
-"""Several seeds of one configuration: their axis in a program, their records in one."""
+"""Several seeds at once: their axis in a program, and their metrics in one record."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.algorithm import FederatedAlgorithm
+from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.types import FederationState, PyTree
 
 _AXES: Any = FederationState(*(0, 0, 0, 0, 0, 0, None, 0))  # type: ignore[arg-type]
@@ -76,6 +77,25 @@ def one_seed(states: FederationState, i: int) -> FederationState:
     return jax.tree.map(lambda x: x[i], states._replace(round=rounds))
 
 
+def by_seed(config: Config, tree: Any, pick: Callable[[Any, int], Any]) -> dict:
+    """Seed -> its part of a program's result: all of it, unless seeds are mapped.
+
+    Args:
+      config: The run's.
+      tree: The result.
+      pick: ``(tree, i) -> the part of the i-th seed``, where seeds are mapped.
+
+    Example:
+      >>> from fedcmi_jax.experiment.config import from_dict
+      >>> mapped = from_dict({"seed": 3, "seeds": 2, "map_seeds": True})
+      >>> by_seed(mapped, [0.5, 0.75], lambda values, i: values[i])
+      {3: 0.5, 4: 0.75}
+    """
+    if not config.map_seeds:
+        return {config.seed: tree}
+    return {config.seed + i: pick(tree, i) for i in range(config.seeds)}
+
+
 def pool(records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """The metrics of several seeds in one record.
 
@@ -86,8 +106,8 @@ def pool(records: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
       ``seeds``, which they are; every metric's mean over them; under ``NAME_std`` the
       sample standard deviation (n - 1; None with one seed); under ``per_seed`` the
       values, NAME -> [S], None where a seed lacks it. Lists are taken elementwise,
-      those of clients too, which speaks of the same clients only where the seeds share
-      a partition; lists of different lengths have no mean.
+      those of clients too, which are the same clients only where the seeds share a
+      partition; lists of different lengths have no mean.
 
     Example:
       >>> record = pool({0: {"acc": 0.5}, 1: {"acc": 0.75}})

@@ -3,35 +3,26 @@
 Seeds whose arrays have the same shapes, the usual case, share one compiled program.
 
 A run of several seeds is a run folder like any other, with a folder ``seed-S`` for each
-seed that is what ``--seed=S`` alone writes. What stands beside them, metrics.jsonl and
-summary.json, follows from them alone and is written anew whenever a seed has finished.
+seed that is what ``--seed=S`` alone writes. The files beside
+them, metrics.jsonl and summary.json, follow from them alone and are written anew
+whenever a seed has finished.
 """
 
 import contextlib
 import dataclasses
 import pathlib
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax.experiment import autotune, hosts, resume, training
 from fedcmi_jax.experiment.config import Config, shares_partition, to_dict
-from fedcmi_jax.experiment.experiment import Experiment, build, measure
-from fedcmi_jax.experiment.records import is_finite
-from fedcmi_jax.experiment.run_folder import (
-    METRICS,
-    SUMMARY,
-    MetricsLog,
-    is_run,
-    lock,
-    read_json,
-    write_json,
-    write_lines,
-)
+from fedcmi_jax.experiment.experiment import Experiment, build
+from fedcmi_jax.experiment.files import read_json, write_json, write_lines
+from fedcmi_jax.experiment.metrics_log import MetricsLog
+from fedcmi_jax.experiment.run_folder import METRICS, SUMMARY, is_run, lock
 from fedcmi_jax.experiment.seed_axis import pool, summary_fields
 
 
@@ -66,10 +57,10 @@ def train(
     folder: pathlib.Path,
     mesh: Mesh | None = None,
     observer: training.Observer | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     like: Experiment | None = None,
 ) -> dict[str, Any]:
-    """Trains every seed that has not finished, and writes what they say together.
+    """Trains every seed that has not finished, and writes their common results.
 
     A seed that diverges does not keep the others from training.
 
@@ -77,16 +68,16 @@ def train(
       config: With ``seeds`` above 1.
       folder: The run's folder; it must exist.
       mesh: Devices; ``experiment.build``.
-      observer: Hears of progress, seed after seed.
-      say: ``experiment.build``.
+      observer: Receives the progress, seed after seed.
+      log: ``experiment.build``.
       like: The experiment of a seed (``alone``), built before; None: of the first.
 
     Returns:
       The summary, also written to summary.json.
 
     Raises:
-      ValueError: See ``run.train`` and ``resume.mend_log``, or a seed's folder is of
-        another configuration.
+      ValueError: See ``training.train`` and ``resume.mend_log``, or a seed's folder is
+        of another configuration.
       training.Interrupted: SIGINT or SIGTERM; the last finished round is saved.
       training.DivergedError: Some seeds diverged; names them. The others have finished.
     """
@@ -102,7 +93,7 @@ def train(
                 continue
             last = 0
             observer.note(f"seed {seed} ({i} of {config.seeds})")
-            experiment = build(alone(config, seed), mesh, say, like)
+            experiment = build(alone(config, seed), mesh, log, like)
             like = like or experiment
             with _prepared(folder, config, seed):
                 try:
@@ -139,13 +130,14 @@ def _prepared(folder: pathlib.Path, config: Config, seed: int) -> Iterator[None]
                 f"{sub}: its config.json is not that of seed {seed} of this run; put "
                 "the file back, or remove the folder to train the seed again"
             )
-        _share_chunk_size(folder, sub)
+        _share_chunk_size(config, folder, sub)
         yield
 
 
-def _share_chunk_size(folder: pathlib.Path, sub: pathlib.Path) -> None:
+def _share_chunk_size(config: Config, folder: pathlib.Path, sub: pathlib.Path) -> None:
     """One measured chunk size for all seeds: it decides the order of summation."""
-    for path in sorted(folder.glob(f"seed-*/{autotune.RECORD}")):
+    paths = [folder_of(folder, n) / autotune.RECORD for n in numbers(config)]
+    for path in filter(pathlib.Path.exists, paths):
         if not (sub / autotune.RECORD).exists():
             write_json(sub / autotune.RECORD, read_json(path))
 
@@ -185,7 +177,7 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
 
     Returns:
       ``final`` and ``best`` (on validation; None without) over the seeds, each seed at
-      its own last and best round, and ``per_seed``, what each seed's summary says.
+      its own last and best round, and ``per_seed``, the fields of each seed's summary.
     """
     write_metrics(config, folder)
     own = {n: read_json(folder_of(folder, n) / SUMMARY) for n in numbers(config)}
@@ -229,7 +221,7 @@ def mend(config: Config, folder: pathlib.Path) -> list[str]:
 
 
 def _mend_finished(config: Config, folder: pathlib.Path) -> list[str]:
-    """``resume.mend_log`` of the seeds that have finished; what it says."""
+    """``resume.mend_log`` of the seeds that have finished; its lines."""
     subs = {seed: folder_of(folder, seed) for seed in numbers(config)}
     notes = [
         resume.mend_log(sub, alone(config, seed))
@@ -280,61 +272,3 @@ def final_block(
             "give the same only up to rounding, 1e-5 after one round"
         )
     return "\n".join([*lines, f"run folder {folder}"])
-
-
-def histories(
-    config: Config, seeds: Iterable[int], every: int
-) -> list[list[dict[str, float]]]:
-    """Metrics of several seeds without a run folder; programs are shared as in a run.
-
-    Args:
-      config: What to train, to its last round; ``seeds``, ``eval_every``,
-        ``early_stop_rounds`` and the like have no effect.
-      seeds: The seeds.
-      every: Rounds between evaluations; the last round is evaluated, too.
-
-    Returns:
-      For every seed the numbers of ``experiment.measure`` and ``round``, in order.
-
-    Raises:
-      training.DivergedError: A seed did; names it.
-
-    Example:
-      >>> from fedcmi_jax.experiment.config import from_dict
-      >>> data = {"name": "synthetic", "train_samples": 200, "test_samples": 20}
-      >>> method = {"name": "fedavg"}
-      >>> config = from_dict({"dataset": data, "method": method, "rounds": 2})
-      >>> [[line["round"] for line in seed] for seed in histories(config, [0, 1], 1)]
-      [[1, 2], [1, 2]]
-    """
-    like: Experiment | None = None
-    found = []
-    for seed in seeds:
-        one = dataclasses.replace(
-            alone(config, seed), eval_every=every, rounds_per_call=None
-        )
-        experiment = build(one, like=like)
-        like = like or experiment
-        found.append(list(_history(experiment)))
-    return found
-
-
-def _history(experiment: Experiment) -> Iterator[dict[str, float]]:
-    """Metrics at the evaluated rounds of one seed."""
-    config, algorithm = experiment.config, experiment.algorithm
-    state = jax.jit(algorithm.init)(experiment.key, experiment.federation)
-    round = 0
-    for goal in resume.evaluations(config, config.rounds):
-        while round < goal:
-            piece = min(algorithm.rounds_per_call, goal - round)
-            federation = experiment.federation_at(round)
-            state, infos = algorithm.run(state, federation, np.int32(piece))
-            round += piece
-            is_alive = infos.accepted[:piece].any(1).all()
-            if not (is_alive and is_finite(state)):
-                where = f"seed {config.seed}, method {config.method.name}"
-                raise training.DivergedError(f"{where}: diverged by round {round}")
-        metrics = measure(experiment, state)
-        yield {"round": round} | {
-            name: value for name, value in metrics.items() if isinstance(value, float)
-        }

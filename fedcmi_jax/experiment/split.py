@@ -1,4 +1,4 @@
-"""The data of a configuration: loaded, and dealt to clients."""
+"""The data of a configuration: loaded, and split among clients."""
 
 import inspect
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from fedcmi_jax.partition import Partition
 from fedcmi_jax.partition.holdout import Held, take_clients, take_share
 
 PARTITION_STREAM = STREAMS.index("partition")
-"""Index of the NumPy stream that deals samples and modalities; one per seed, so that
+"""Index of the NumPy stream that splits samples and modalities; one per seed, so that
 all methods share one split."""
 
 
-def load_dataset(chosen: Any, say: Callable[[str], None]) -> Dataset:
+def load_dataset(chosen: Any, log: Callable[[str], None]) -> Dataset:
     """The data set that a section describes, checked.
 
     Args:
       chosen: The section ``dataset`` of a configuration.
-      say: Receives the progress of its preparation, and its notes.
+      log: Receives the progress of its preparation, and its notes.
 
     Returns:
       The data set.
@@ -37,20 +37,20 @@ def load_dataset(chosen: Any, say: Callable[[str], None]) -> Dataset:
       >>> load_dataset(section("dataset", "synthetic")(), print).num_classes
       10
     """
-    takes_say = "say" in inspect.signature(data.REGISTRY[chosen.name]).parameters
-    made = create("dataset", chosen, *((say,) if takes_say else ()))
+    takes_log = "log" in inspect.signature(data.REGISTRY[chosen.name]).parameters
+    made = create("dataset", chosen, *((log,) if takes_log else ()))
     dataset = data.check_dataset(made)
     for note in dataset.notes:
-        say(f"{dataset.name}: {note}")
+        log(f"{dataset.name}: {note}")
     return dataset
 
 
 FIXED_SEED = 0
-"""The seed that deals the data with ``fixed_partition``, whatever the run's own is."""
+"""The seed that splits the data with ``fixed_partition``, whatever the run's own is."""
 
 
-class Dealt(NamedTuple):
-    """Who holds what.
+class ClientSplit(NamedTuple):
+    """Which client has which samples and modalities.
 
     Attributes:
       dataset: The data set, with what its training samples lack.
@@ -74,8 +74,8 @@ class Dealt(NamedTuple):
     holdout_ids: tuple[int, ...] = ()
 
 
-def deal(config: Config, dataset: Dataset) -> Dealt:
-    """Hands training samples and modalities out to clients; the seed decides how.
+def split(config: Config, dataset: Dataset) -> ClientSplit:
+    """Splits training samples and modalities among clients; the seed decides how.
 
     Drawn in this order from one stream: partition, modalities, clients held out,
     validation samples, the clients' own test samples, missing modalities. What is off
@@ -87,7 +87,7 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
       dataset: The data set.
 
     Returns:
-      Who holds what.
+      Which client has what.
 
     Raises:
       ValueError: An option of the partition or the number of clients is impossible, a
@@ -122,7 +122,7 @@ def deal(config: Config, dataset: Dataset) -> Dealt:
             train, parts, available, rng, fraction=config.missing_fraction
         )
         dataset = dataset._replace(train=train._replace(available=present))
-    return Dealt(
+    return ClientSplit(
         dataset,
         parts,
         available,

@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax.evaluation.metrics import summarise
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, build
+from fedcmi_jax.experiment.files import write_json
 from fedcmi_jax.experiment.hosts import fetch
-from fedcmi_jax.experiment.records import is_finite
-from fedcmi_jax.experiment.run_folder import write_json
-from fedcmi_jax.experiment.training import DivergedError, versions
+from fedcmi_jax.experiment.loop import DivergedError, calls
+from fedcmi_jax.experiment.training import versions
 
 SAMPLES = 32
 """Training samples per client."""
@@ -77,14 +76,9 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
     )
     seconds = [timed.round() for _ in range(config.rounds - 1)] or [timed.round()]
     algorithm, federation = experiment.algorithm, experiment.federation
-    state, step = jax.jit(algorithm.init)(experiment.key, federation), algorithm.run
-    for round in range(1, config.rounds + 1):
-        state, info = step(state, federation, np.int32(1))
-        if not (info.accepted[0].any() and is_finite(state)):
-            raise DivergedError(
-                f"{config.clients:,} clients: diverged in round {round}; lower "
-                f"--local.learning-rate (now {config.local.learning_rate})"
-            )
+    state = jax.jit(algorithm.init)(experiment.key, federation)
+    for call in calls(experiment, state):
+        state = call.state
     params, stats = algorithm.deploy(state, federation), state.batch_stats
     metrics = summarise(experiment.evaluate(*fetch((params, stats))))
     per_client = timing.spread([s / config.clients_per_round for s in seconds])
@@ -110,7 +104,7 @@ def sweep_clients(
     counts: Sequence[int],
     participation: float = 1.0,
     mesh: Mesh | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Runs every count, smallest first; writes sweep.json, sweep.md and sweep.png.
 
@@ -120,7 +114,7 @@ def sweep_clients(
       counts: Client counts.
       participation: Share of the clients per round.
       mesh: Devices.
-      say: Hears every line of the table.
+      log: Receives every line of the table.
 
     Returns:
       The rows.
@@ -136,18 +130,18 @@ def sweep_clients(
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
-        say(line)
+        log(line)
     rows: list[dict[str, Any]] = []
     lost: list[str] = []
     for one in configs:
         try:
             row = measure_one(build(one, mesh))
         except DivergedError as error:
-            lost.append(str(error))
+            lost.append(f"{one.clients:,} clients: {error}")
             continue
         rows.append(row)
         lines.append(_line(row))
-        say(lines[-1])
+        log(lines[-1])
         # After every count, so that an interrupted sweep keeps what it has.
         write_json(
             folder / "sweep.json",

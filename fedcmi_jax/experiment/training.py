@@ -8,62 +8,37 @@ written again, and a log that is not the checkpoint's is moved aside and rebuilt
 """
 
 import contextlib
-import importlib.metadata
-import os
 import pathlib
-import platform
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from fedcmi_jax import streaming
-from fedcmi_jax.clients import place_state, shards_memory
 from fedcmi_jax.experiment import autotune, checkpoint, hosts, resume
-from fedcmi_jax.experiment.best import Best, best_of, should_stop
-from fedcmi_jax.experiment.config import (
-    Config,
-    check_config,
-    from_dict,
-    shares_partition,
-    to_dict,
-    trains_in_turn,
-)
-from fedcmi_jax.experiment.experiment import Experiment, build, rounds_per_call
-from fedcmi_jax.experiment.records import DivergedError as DivergedError
-from fedcmi_jax.experiment.records import check_alive, check_finite, records
-from fedcmi_jax.experiment.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    CONFIG,
-    METRICS,
-    SUMMARY,
-    MetricsLog,
-    read_json,
-    write_json,
-)
+from fedcmi_jax.experiment.best import Best, best_of, best_so_far, should_stop
+from fedcmi_jax.experiment.best import load_best as load_best
+from fedcmi_jax.experiment.config import Config, shares_partition, trains_in_turn
+from fedcmi_jax.experiment.config_file import read_config as read_config
+from fedcmi_jax.experiment.config_file import versions as versions
+from fedcmi_jax.experiment.config_file import write_config as write_config
+from fedcmi_jax.experiment.experiment import Experiment
+from fedcmi_jax.experiment.files import write_json
+from fedcmi_jax.experiment.loop import Call, calls, records
+from fedcmi_jax.experiment.loop import DivergedError as DivergedError
+from fedcmi_jax.experiment.metrics_log import MetricsLog
+from fedcmi_jax.experiment.progress import Interrupted as Interrupted
+from fedcmi_jax.experiment.progress import Observer as Observer
+from fedcmi_jax.experiment.progress import stop_requests as stop_requests
+from fedcmi_jax.experiment.run_folder import BEST as BEST
+from fedcmi_jax.experiment.run_folder import CHECKPOINTS as CHECKPOINTS
+from fedcmi_jax.experiment.run_folder import CONFIG as CONFIG
+from fedcmi_jax.experiment.run_folder import METRICS as METRICS
+from fedcmi_jax.experiment.run_folder import SUMMARY as SUMMARY
 from fedcmi_jax.experiment.seed_axis import split_summary, summary_fields
-from fedcmi_jax.types import FederationState, PyTree
-
-LONGEST_POLL = 0.05
-"""Seconds between looks at the device while a round runs, at most."""
-
-
-class Observer:
-    """Hears about a run; the base class ignores everything."""
-
-    def started(self, round: int, rounds: int) -> None:
-        """Training starts or goes on behind this round."""
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        """A metrics line was written."""
-
-    def note(self, text: str) -> None:
-        """Something the user should read."""
+from fedcmi_jax.types import FederationState
 
 
 class Summary(NamedTuple):
@@ -86,51 +61,6 @@ class Summary(NamedTuple):
     fixed_partition: bool = False
 
 
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved a checkpoint of ``round``."""
-
-    def __init__(self, signal_number: int, round: int, seed: int | None = None):
-        """Keeps what the caller needs to report."""
-        of = "" if seed is None else f" of seed {seed}"
-        super().__init__(f"saved round {round}{of}")
-        self.signal_number = signal_number
-        self.round = round
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that results depend on."""
-    packages = ("fedcmi_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-    found = {name: importlib.metadata.version(name) for name in (*packages, "numpy")}
-    return found | {"python": platform.python_version()}
-
-
-def write_config(folder: pathlib.Path, config: Config) -> None:
-    """Writes the run's config.json, complete, with versions and compiler flags."""
-    values = {
-        "config": to_dict(config),
-        "versions": versions(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
-    write_json(folder / CONFIG, values)
-
-
-def read_config(folder: pathlib.Path) -> Config:
-    """Reads a run's config.json.
-
-    Raises:
-      ValueError: It is damaged or of another version's making.
-    """
-    values = read_json(folder / CONFIG)
-    if not isinstance(values, dict) or "config" not in values:
-        raise ValueError(f"{folder / CONFIG}: has no 'config'; restore the file")
-    try:
-        config = from_dict(values["config"])
-        check_config(config)
-        return config
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from None
-
-
 def train(
     experiment: Experiment,
     folder: pathlib.Path,
@@ -146,17 +76,17 @@ def train(
     Args:
       experiment: What to run; ``experiment.build``.
       folder: The run's folder; it must exist.
-      observer: Hears of progress.
-      stop: Filled with a signal by a caller who collects SIGINT and SIGTERM
+      observer: Receives the progress.
+      stop: Gets a signal from a caller who collects SIGINT and SIGTERM
         (``stop_requests``); None: collected here.
 
     Returns:
       The run's summary, also written to summary.json.
 
     Raises:
-      ValueError: The folder cannot be used, the checkpoints belong to another
-        configuration, none of several can be used, or the log lacks lines that no
-        checkpoint holds. Log and checkpoints have not been touched then.
+      ValueError: The folder cannot be used, or the checkpoints belong to another
+        configuration or version, or none of them is intact. Log and checkpoints have
+        not been touched then.
       Interrupted: SIGINT or SIGTERM; the last finished round is saved.
       DivergedError: No client of a round sent a finite update, or the model is no
         longer finite; the last checkpoint is that of an earlier round. Metric lines
@@ -169,9 +99,9 @@ def train(
     if hosts.is_main():
         resume.check_usable(folder)
     log = MetricsLog(folder / METRICS) if hosts.is_main() else _NoLog(folder / METRICS)
-    experiment = _tuned(experiment, folder, observer)
-    state = _start(experiment, folder, log, observer)
-    best = _best_so_far(folder, state, log, observer)
+    experiment = autotune.tuned(experiment, folder, observer.note)
+    state = resume.start(experiment, folder, log, observer.note)
+    best = best_so_far(folder, state, log, observer.note)
     observer.started(int(state.round), config.rounds)
     with contextlib.ExitStack() as stack:
         if stop is None:
@@ -193,22 +123,12 @@ def _loop(
 ) -> tuple[FederationState, bool]:
     """The last state, and whether early stopping ended the training."""
     config, round = experiment.config, int(state.round)
+    if _is_over(config, best, round):
+        return state, round < config.rounds
     begun = time.perf_counter()
-    done = _is_over(config, best, round)
-    while not done:
-        piece = _next_stop(config, round) - round
-        state, infos = experiment.algorithm.run(
-            state, experiment.federation_at(round), np.int32(piece)
-        )
-        _wait(infos)
-        infos = jax.device_get(infos)
-        check_alive(experiment, infos, round, piece, log)
-        # Finite updates can add up to more than a float holds. Checked before anything
-        # is saved, so that every checkpoint can be gone on from.
-        check_finite(experiment, state, round + piece, log)
-        round += piece
-        before = round - piece
-        for record in records(experiment, state, infos, before, piece):
+    for call in _calls(experiment, folder, state, log):
+        state, round = call.state, call.round
+        for record in records(experiment, call):
             if "acc" in record:
                 now = time.perf_counter()
                 record["seconds"], begun = now - begun, now
@@ -225,122 +145,35 @@ def _loop(
             stopping or done
         ):
             _save(folder / CHECKPOINTS, state, log)
-        if stopping and not done:
+        if done:
+            break
+        if stopping:
             raise Interrupted(stop[0] if stop else signal.SIGTERM, round)
     return state, round < config.rounds
 
 
+def _calls(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    state: FederationState,
+    log: MetricsLog,
+) -> Iterator[Call]:
+    """`calls`; if training diverges, the log names the clients rejected up to there."""
+    try:
+        yield from calls(experiment, state)
+    except DivergedError as error:
+        for record in error.rejected:
+            log.append(record)
+        saved = checkpoint.rounds(folder / CHECKPOINTS)
+        kept = f"round {saved[-1]} is saved" if saved else "nothing was saved yet"
+        raise DivergedError(f"{error} ({kept} in {folder})") from None
+
+
 def _is_over(config: Config, best: Best, round: int) -> bool:
-    """Whether the last round is done, or early stopping says so after an evaluation."""
+    """Whether the last round is done, or an evaluation ended the run early."""
     is_evaluated = round > 0 and resume.is_due(config.eval_every, round, config.rounds)
     stops = is_evaluated and should_stop(best, round, config.early_stop_rounds)
     return stops or round >= config.rounds
-
-
-def _best_so_far(
-    folder: pathlib.Path, state: FederationState, log: MetricsLog, observer: Observer
-) -> Best:
-    """The best round of the log; notes if its checkpoint is gone."""
-    best = best_of(log.read()) if hosts.is_main() else Best()
-    if best.round:
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-        try:
-            # One of a later round comes from a killed process and will come again.
-            is_there = checkpoint.restore(folder / BEST, like).round >= best.round
-        except ValueError:
-            is_there = False
-        if not is_there:
-            observer.note(
-                f"{folder / BEST} has lost round {best.round}, the best so far; the "
-                "next better round is kept there"
-            )
-    return best._replace(round=int(hosts.agree(np.int32(best.round))))
-
-
-def load_best(
-    folder: str | pathlib.Path, experiment: Experiment | None = None
-) -> checkpoint.Restored:
-    """The state of the best round on validation.
-
-    Args:
-      folder: A run's folder; of seeds one after the other, that of one (``seed-S``).
-      experiment: Its experiment, on one device; None: built from its config.json.
-
-    Returns:
-      The state and its round. Of mapped seeds: all their states
-      (``seed_axis.one_seed``).
-
-    Raises:
-      ValueError: There is none, it is damaged, or the folder is that of several seeds.
-
-    Example:
-      >>> load_best("no/such/folder")
-      Traceback (most recent call last):
-      ValueError: no/such/folder/config.json: there is no such file; give a run's folder
-    """
-    folder = pathlib.Path(folder)
-    if not (folder / CONFIG).is_file():
-        path = folder / CONFIG
-        raise ValueError(f"{path}: there is no such file; give a run's folder")
-    config = read_config(folder)
-    if trains_in_turn(config):
-        raise ValueError(
-            f"{folder} is a run of {config.seeds} seeds, each with a best round of its "
-            f"own; give one of its seed-S folders, e.g. {folder}/seed-{config.seed}"
-        )
-    best = best_of(MetricsLog(folder / METRICS).read())
-    if not best.round:
-        raise ValueError(
-            f"{folder} has no best round: none was evaluated on a validation split; "
-            "train with --validation-fraction=0.1"
-        )
-    experiment = experiment or build(config)
-    init = experiment.algorithm.init
-    like = jax.eval_shape(init, experiment.key, experiment.federation)
-    restored = checkpoint.restore(folder / BEST, like)
-    if (folder / SUMMARY).exists() and restored.round != best.round:
-        raise ValueError(
-            f"{folder / BEST} holds round {restored.round}, but the best is round "
-            f"{best.round}; its checkpoint was lost"
-        )
-    return restored
-
-
-def _start(
-    experiment: Experiment, folder: pathlib.Path, log: MetricsLog, observer: Observer
-) -> FederationState:
-    """A fresh state, or the newest good checkpoint's; the log is cut to match."""
-    init = jax.jit(experiment.algorithm.init)
-    checkpoints = folder / CHECKPOINTS
-    found = bool(checkpoint.rounds(checkpoints)) if hosts.is_main() else False
-    if not hosts.any_process(found):
-        if hosts.is_main():
-            _tell(observer, resume.start_log(log, experiment.config))
-        return init(experiment.key, experiment.federation)
-    if experiment.mesh is None:
-        like = jax.eval_shape(init, experiment.key, experiment.federation)
-        restored = checkpoint.restore(checkpoints, like)
-    else:
-        # A checkpoint holds whole arrays, whatever devices they came from.
-        state = hosts.fetch(init(experiment.key, experiment.federation))
-        restored = checkpoint.Restored(state, 0, ())
-        if hosts.is_main():
-            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-            restored = checkpoint.restore(checkpoints, like)
-        place = jax.jit(
-            lambda s: place_state(s, experiment.mesh, experiment.federation.num_clients)
-        )
-        restored = restored._replace(state=place(hosts.share(restored.state)))
-    for line in restored.skipped:
-        observer.note(line)
-    if hosts.is_main():
-        _tell(observer, resume.restore_log(log, experiment.config, restored))
-    return restored.state
-
-
-def _tell(observer: Observer, note: str) -> None:
-    if note:
-        observer.note(note)
 
 
 def _save(
@@ -352,37 +185,6 @@ def _save(
         checkpoint.save(folder, state, keep=keep, log=log.content)
 
 
-def _tuned(
-    experiment: Experiment, folder: pathlib.Path, observer: Observer
-) -> Experiment:
-    """The experiment with its chunk size settled."""
-    mesh, config = experiment.mesh, experiment.config
-    memory = jax.tree.leaves(
-        jax.eval_shape(
-            experiment.algorithm.init, experiment.key, experiment.federation
-        ).memory
-    )
-    clients = experiment.federation.num_clients
-    if mesh is not None and memory and not shards_memory(mesh, clients):
-        observer.note(
-            f"clients: {clients} is no multiple of {mesh.size} devices, so "
-            "every device holds the memory of all clients"
-        )
-    if config.chunk_size != "auto":
-        return experiment
-    devices = mesh.size if mesh else 1
-    sizes = autotune.candidates(config.clients_per_round, devices)
-    size, line = autotune.choose(
-        folder,
-        experiment.with_chunk_size,
-        experiment.federation_at(0),
-        experiment.key,
-        sizes,
-    )
-    observer.note(line)
-    return experiment._replace(algorithm=experiment.with_chunk_size(size))
-
-
 class _NoLog(MetricsLog):
     """The metrics log of a process that does not write."""
 
@@ -391,23 +193,6 @@ class _NoLog(MetricsLog):
 
     def truncate_after(self, round: int) -> None:
         """Does nothing."""
-
-
-def _next_stop(config: Config, round: int) -> int:
-    """The round at which the next compiled call must end."""
-    stops = [round + rounds_per_call(config), config.rounds]
-    for every in (config.eval_every, config.checkpoint_every):
-        stops.append((round // every + 1) * every)
-    return min(stops)
-
-
-def _wait(tree: PyTree) -> None:
-    """Waits for device arrays so that Python still sees signals."""
-    pause = 1e-4
-    for leaf in jax.tree.leaves(tree):
-        while not leaf.is_ready():
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_POLL)
 
 
 def _finish(
@@ -450,31 +235,3 @@ def _finish(
         summary["stopped_early"],
         summary["fixed_partition"],
     )
-
-
-@contextlib.contextmanager
-def stop_requests(observer: Observer) -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM; a second one ends the process at once.
-
-    Yields:
-      A list that holds the signal once one has come.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def handle(number: int, frame: Any) -> None:
-        del frame
-        received.append(number)
-        for s in signals:
-            signal.signal(s, signal.SIG_DFL)
-        observer.note("stopping after this round; once more to stop at once")
-
-    before = {s: signal.signal(s, handle) for s in signals}
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

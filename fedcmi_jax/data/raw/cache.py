@@ -21,7 +21,7 @@ from typing import IO
 
 import numpy as np
 
-from fedcmi_jax.data.raw.decoding import Decode, Item, Say, decoded
+from fedcmi_jax.data.raw.decoding import Decode, Item, Log, decoded
 from fedcmi_jax.data.tfds.prepare import data_root
 
 VERSION = 1
@@ -57,7 +57,7 @@ def prepared(
     root: pathlib.Path,
     cache_dir: str | None,
     workers: int,
-    say: Say,
+    log: Log,
 ) -> dict[str, dict[str, np.ndarray]]:
     """The decoded samples of every split as memory maps, made on first use.
 
@@ -73,7 +73,7 @@ def prepared(
       root: Folder of the sources; their names below it are part of the key.
       cache_dir: Folder of all prepared arrays; None: see `cache_root`.
       workers: Processes that decode; 1: this one.
-      say: Receives progress.
+      log: Receives progress.
 
     Returns:
       Split -> modality -> [n, ...] float32, read-only.
@@ -92,9 +92,9 @@ def prepared(
     }
     for split, folder in folders.items():
         if not folder.is_dir():
-            with _in_one_line(folder), _locked(folder, say):
+            with _in_one_line(folder), _locked(folder, log):
                 if not folder.is_dir():
-                    _prepare(folder, splits[split], decode, shapes, workers, say)
+                    _prepare(folder, splits[split], decode, shapes, workers, log)
     return {
         split: {m: _opened(folder, m, (len(splits[split]), *shapes[m])) for m in shapes}
         for split, folder in folders.items()
@@ -142,7 +142,7 @@ def _in_one_line(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path, say: Say) -> Iterator[None]:
+def _locked(folder: pathlib.Path, log: Log) -> Iterator[None]:
     """One process at a time prepares a folder; the kernel ends the lock with it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # It stays: removing it would let two processes lock two files of one name.
@@ -150,7 +150,7 @@ def _locked(folder: pathlib.Path, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{folder.name}: waiting for another process that prepares it")
+            log(f"{folder.name}: waiting for another process that prepares it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -161,12 +161,12 @@ def _prepare(
     decode: Decode,
     shapes: dict[str, tuple[int, ...]],
     workers: int,
-    say: Say,
+    log: Log,
 ) -> None:
     """Makes the folder, under the lock."""
     values = sum(math.prod(shape) for shape in shapes.values())
     size = len(items) * values * _DTYPE.itemsize
-    say(
+    log(
         f"{folder.name}: preparing {len(items):,} samples, {_amount(size)}, in "
         f"{folder.parent}, workers={workers}"
     )
@@ -184,7 +184,7 @@ def _prepare(
             for m, file in files.items():
                 _write_header(file, (len(items), *shapes[m]))
             rows = stack.enter_context(
-                contextlib.closing(decoded(folder.name, items, decode, workers, say))
+                contextlib.closing(decoded(folder.name, items, decode, workers, log))
             )
             for row in rows:
                 for m, file in files.items():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Receives a line of progress."""
 
 _AHEAD = 4  # decoded samples per process that may wait for the reader
@@ -42,7 +42,7 @@ def silent(text: str) -> None:
 
 
 def decoded(
-    name: str, items: Sequence[Item], decode: Decode, workers: int, say: Say
+    name: str, items: Sequence[Item], decode: Decode, workers: int, log: Log
 ) -> Generator[dict[str, np.ndarray], None, None]:
     """The decoded samples in order, as few in memory as keep the processes busy.
 
@@ -51,7 +51,7 @@ def decoded(
       items: n samples.
       decode: Item -> {modality: array}; a module's function or a partial of one.
       workers: Processes that decode; 1: this one.
-      say: Receives progress, now and then and at the end.
+      log: Receives progress, now and then and at the end.
 
     Yields:
       Modality -> array.
@@ -66,7 +66,7 @@ def decoded(
         if done == len(items) or now - last > _SAY_SECONDS:
             last = now
             rate = done / max(now - begun, 1e-9)
-            say(f"{name}: {done:,} of {len(items):,} samples, {rate:.1f} per second")
+            log(f"{name}: {done:,} of {len(items):,} samples, {rate:.1f} per second")
 
 
 def _decode_one(decode: Decode, item: Item) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from fedcmi_jax.experiment import (
 )
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
-from tests import problems
+from fedcmi_jax.testing import problem as problems
 from tests.test_config import TINY
 
 # Rounds, evaluations, calls and checkpoints that do not divide each other.

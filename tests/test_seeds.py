@@ -27,7 +27,7 @@ from fedcmi_jax.experiment import (
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.experiment.run_folder import create
-from tests import problems
+from fedcmi_jax.testing import problem as problems
 from tests.test_config import TINY
 from tests.test_run import KILLED, SCHEDULE, At, metrics, newest
 

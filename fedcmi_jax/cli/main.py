@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _diverged() -> type[Exception]:
     # Imported where something failed only, for it takes Orbax along.
-    from fedcmi_jax.experiment.records import DivergedError
+    from fedcmi_jax.experiment.loop import DivergedError
 
     return DivergedError
 

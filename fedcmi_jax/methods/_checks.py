@@ -1,7 +1,5 @@
 """Refusals of options, in one line each."""
 
-from typing import Any
-
 import numpy as np
 from jax.core import Tracer
 
@@ -17,18 +15,6 @@ def check_not_negative(**values: float | Array) -> None:
     for name, value in values.items():
         if not isinstance(value, Tracer) and not np.all(np.asarray(value) >= 0):
             raise ValueError(f"{name}: {value} is not >= 0; give 0 or more")
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Refuses a value that is none of a ``Literal``'s.
-
-    Raises:
-      ValueError: Names the argument, its value and the choices.
-    """
-    if value not in choices.__args__:
-        raise ValueError(
-            f"{name}: unknown {value!r}; choose from {list(choices.__args__)}"
-        )
 
 
 def check_window(first_round: int, last_round: int | None) -> None:

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from fedcmi_jax.methods._checks import check_choice, check_not_negative
+from fedcmi_jax.choices import check_choice
+from fedcmi_jax.methods._checks import check_not_negative
 from fedcmi_jax.methods._infiltration import RatioMean
 from fedcmi_jax.types import Array
 

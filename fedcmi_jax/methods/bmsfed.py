@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.choices import check_choice
 from fedcmi_jax.federation import ClientData
-from fedcmi_jax.methods._checks import check_choice, check_not_negative
+from fedcmi_jax.methods._checks import check_not_negative
 from fedcmi_jax.methods._facility_location import distances, greedy
 from fedcmi_jax.methods._prototypes import (
     ClassSums,

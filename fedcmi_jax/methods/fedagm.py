@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.methods._checks import check_choice, check_not_negative, check_window
+from fedcmi_jax.choices import check_choice
+from fedcmi_jax.methods._checks import check_not_negative, check_window
 from fedcmi_jax.methods._samples import complete_samples, in_window
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, LocalUpdate, Step

@@ -5,7 +5,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods._checks import check_choice, check_not_negative, check_window
+from fedcmi_jax.choices import check_choice
+from fedcmi_jax.methods._checks import check_not_negative, check_window
 from fedcmi_jax.methods._prototypes import (
     Prototypes,
     class_sums,

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods._checks import check_choice
+from fedcmi_jax.choices import check_choice
 from fedcmi_jax.methods._samples import mean_loss
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Selection, Server

@@ -31,8 +31,9 @@ LAYERS = [
     {"server"},
     {"round"},
     {"algorithm"},
-    {"experiment", "bench"},
-    {"cli", "testing"},
+    {"experiment"},
+    {"bench", "testing"},
+    {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

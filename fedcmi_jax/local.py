@@ -29,7 +29,7 @@ class LocalTraining:
       optimizer: Learning rate -> optax optimizer; its state is fresh in every round.
         None: ``torch_sgd`` with the method's momentum.
       shuffle: New order in every epoch; False: stored order, for reference runs.
-      augment: ``(key, batch) -> batch`` in every step, see ``augment``; None: nothing.
+      augment: ``(key, batch) -> batch`` in every step, ``models.augment``; None: none.
 
     Raises:
       ValueError: epochs or batch_size is below 1.

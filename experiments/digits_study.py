@@ -22,7 +22,7 @@ METHODS = {
 }
 VIEWS = {"noisy-digits": ("clean", "noisy"), "cg-digits": ("color", "gray")}
 ALPHAS = (0.3, 100.0)
-MULTI_RATIOS = (1.0, 0.5)
+MULTIMODAL_FRACTIONS = (1.0, 0.5)
 SEEDS = 5
 VALIDATION = 0.1
 
@@ -39,14 +39,17 @@ def main() -> None:
     study = Study(args.preset, f"python experiments/digits_study.py {args.preset}")
     views = [f"acc_{m}_zero" for m in VIEWS[args.preset]]
     columns = ["acc", *views, "worst_class"]
-    header = ("alpha", "multi_ratio", "method", *columns)
+    header = ("alpha", "multimodal_fraction", "method", *columns)
     study.row(*header, "acc - fedavg", "flat at round")
     runs = {}
     for alpha in ALPHAS:
-        for multi_ratio in MULTI_RATIOS:
-            label = (f"{alpha:g}", f"{multi_ratio:g}")
+        for multimodal_fraction in MULTIMODAL_FRACTIONS:
+            label = (f"{alpha:g}", f"{multimodal_fraction:g}")
             partition = {"name": "dirichlet", "alpha": alpha}
-            problem = base | {"partition": partition, "multi_ratio": multi_ratio}
+            problem = base | {
+                "partition": partition,
+                "multimodal_fraction": multimodal_fraction,
+            }
             rows = compare(
                 problem,
                 METHODS,

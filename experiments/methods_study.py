@@ -31,7 +31,7 @@ BASE: dict[str, Any] = {
     "model": {"architecture": "two_projector", "width": 64},
     "partition": {"name": "dirichlet", "alpha": 0.5},
     "local": {"epochs": 5, "batch_size": 32, "learning_rate": 0.01},
-    "multi_ratio": 1.0,
+    "multimodal_fraction": 1.0,
     "clients": 20,
     "clients_per_round": 5,
     "rounds": 60,

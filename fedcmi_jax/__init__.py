@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from fedcmi_jax import server_optimizers as server_optimizers
     from fedcmi_jax.algorithm import FederatedAlgorithm as FederatedAlgorithm
     from fedcmi_jax.algorithm import build_algorithm as build_algorithm
+    from fedcmi_jax.assembly import build_federation as build_federation
     from fedcmi_jax.evaluation import build_evaluator as build_evaluator
     from fedcmi_jax.experiment import config as config
     from fedcmi_jax.federation import Federation as Federation
-    from fedcmi_jax.federation import build_federation as build_federation
     from fedcmi_jax.local import LocalTraining as LocalTraining
     from fedcmi_jax.methods import Method as Method
     from fedcmi_jax.methods import chain as chain
@@ -41,7 +41,7 @@ else:
             "build_evaluator": "fedcmi_jax.evaluation",
             "config": "fedcmi_jax.experiment",
             "Federation": "fedcmi_jax.federation",
-            "build_federation": "fedcmi_jax.federation",
+            "build_federation": "fedcmi_jax.assembly",
             "LocalTraining": "fedcmi_jax.local",
             "linear_decay": "fedcmi_jax.optimizers",
             "torch_sgd": "fedcmi_jax.optimizers",

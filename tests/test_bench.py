@@ -30,7 +30,7 @@ def test_bench_prints_a_table_and_stores_it(tiny, capsys):
     assert "| mlp | 3 | fedcmi |" in capsys.readouterr().out
     with open("out.json") as file:
         report = json.load(file)
-    rows = {row["contestant"]: row for row in report["results"]}
+    rows = {row["entry"]: row for row in report["results"]}
     assert set(rows) == {"fedavg", "fedavg (two_projector)", "fedcmi"}
     for row in rows.values():
         time = row["seconds_per_round"]
@@ -49,7 +49,7 @@ def test_bench_compares_every_method_with_fedavg_on_its_model(tiny):
     args = ["bench", "--method=all", "--devices=1", "--repeats=1", "--output=out.json"]
     assert main(args) == 0
     with open("out.json") as file:
-        rows = {row["contestant"]: row for row in json.load(file)["results"]}
+        rows = {row["entry"]: row for row in json.load(file)["results"]}
     for name in set(fc.methods.REGISTRY) - {"fedavg"}:
         assert rows[name]["ratio_to"].startswith("fedavg")
 
@@ -60,7 +60,7 @@ def test_bench_pads_the_uneven_workload(tiny):
     assert main([*args, "--repeats=1", "--chunk-size=auto"]) == 0
     with open("bench-uneven.json") as file:
         rows = json.load(file)["results"]
-    padded = [r for r in rows if r["contestant"].endswith("padded to the maximum")]
+    padded = [r for r in rows if r["entry"].endswith("padded to the maximum")]
     assert len(padded) == 2
     assert all("ratio" in row for row in padded)
 

@@ -71,6 +71,8 @@ def fails(argv, capsys):
         (["--encoder.name=resnet"], "encoder.name"),
         (["--encoder.name"], "encoder.name"),
         (["--round=5"], "did you mean 'rounds'"),
+        (["--multi-ratio=1"], "did you mean 'multimodal_fraction'"),
+        (["--local.knee=1"], "did you mean 'local.decay_start'"),
         (["--frobnicate=5"], "frobnicate"),
         (["--preset=synthetic"], "preset"),
         (["--method.name=fedavg", "--method.mu=1"], "fedavg"),
@@ -298,8 +300,8 @@ def test_a_sweep_has_defaults_of_its_own():
 
     plain, named = config(), config("synthetic", "--partition.name=shards")
     assert (plain.rounds, plain.partition.name, plain.chunk_size) == (5, "iid", 100)
-    assert (plain.multi_ratio, plain.local.epochs) == (1.0, 1)
-    assert (named.multi_ratio, named.local.epochs) == (0.5, 5)
+    assert (plain.multimodal_fraction, plain.local.epochs) == (1.0, 1)
+    assert (named.multimodal_fraction, named.local.epochs) == (0.5, 5)
     assert (named.rounds, named.partition.name) == (5, "shards")
     assert parser.parse(["sweep", "clients", "--counts=2,1"]).counts == (2, 1)
 

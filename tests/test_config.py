@@ -74,6 +74,8 @@ def test_sections_mirror_their_factory(kind, name):
     ("values", "message"),
     [
         ({"roundz": 3}, "roundz: unknown field"),
+        ({"multi_ratio": 1.0}, "multi_ratio: called multimodal_fraction since"),
+        ({"local": {"knee": 3}}, "local.knee: called decay_start since"),
         ({"local": {"lr": 1}}, "local.lr: unknown field"),
         ({"method": {"name": "fedavg", "mu": 1.0}}, "method.mu: unknown field"),
         ({"method": {"name": "fedcim"}}, "did you mean 'fedcmi'"),
@@ -99,7 +101,7 @@ def test_from_dict_names_what_is_wrong(values, message):
         ({"chunk_size": 0}, "chunk_size: 0"),
         ({"clip_norm": 0.0}, "clip_norm: 0.0"),
         ({"seed": -1}, "seed: -1"),
-        ({"multi_ratio": 1.5}, "multi_ratio=1.5"),
+        ({"multimodal_fraction": 1.5}, "multimodal_fraction=1.5"),
         ({"probe_fraction": 1.0}, "probe_fraction: 1.0"),
         ({"validation_fraction": 1.0}, "validation_fraction: 1.0"),
         ({"validation_fraction": -0.1}, "validation_fraction: -0.1"),

@@ -60,7 +60,7 @@ def tiny_dataset():
 
 
 def test_what_is_printed_by_hand():
-    text = described("--partition.name=iid", "--multi-ratio=0.5")
+    text = described("--partition.name=iid", "--multimodal-fraction=0.5")
     first, *_ = text.splitlines()
     assert first == (
         "synthetic, iid: 120 training samples at 6 clients, 30 test samples, 3 classes"
@@ -75,7 +75,11 @@ def test_what_is_printed_by_hand():
 
 
 def test_samples_that_lack_a_modality_are_not_counted():
-    flags = ["--partition.name=iid", "--multi-ratio=1", "--missing-fraction=0.5"]
+    flags = [
+        "--partition.name=iid",
+        "--multimodal-fraction=1",
+        "--missing-fraction=0.5",
+    ]
     text = described(*flags)
     strong, weak = (row(text, name)[-1] for name in ("strong", "weak"))
     assert int(strong) + int(weak) == 120 + 60

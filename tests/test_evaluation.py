@@ -190,7 +190,9 @@ def test_validation_columns_are_those_of_the_held_out_samples():
 
 
 def test_validation_samples_lack_nothing():
-    built = build(tiny(validation_fraction=0.2, missing_fraction=1.0, multi_ratio=1.0))
+    built = build(
+        tiny(validation_fraction=0.2, missing_fraction=1.0, multimodal_fraction=1.0)
+    )
     dealt = deal(built.config, built.dataset)
     present = dealt.dataset.train.available
     assert present[dealt.validation.rows].all()

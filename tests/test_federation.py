@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fedcmi_jax.assembly import coarse_capacity
 from fedcmi_jax.experiment.experiment import build
-from fedcmi_jax.federation import coarse_capacity
 from fedcmi_jax.testing.problem import SIZES, federation
 from tests.test_config import tiny
 

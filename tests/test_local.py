@@ -101,7 +101,7 @@ def test_one_client_is_ordinary_training():
 
     def only_the_third(server, key):
         ids = jnp.array([2], jnp.int32)
-        return ids, fed.available[ids]
+        return fc.methods.Selection(ids, fed.available[ids], (), ())
 
     method = fc.Method(select=only_the_third)
     problem = algorithm(method, net, local=local, clients_per_round=1)

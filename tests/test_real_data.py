@@ -135,7 +135,7 @@ def trained_in_one_place(preset, root, folder, *flags):
     """Final metrics of FedAvg with one client that has everything."""
     argv = [
         *("train", preset, "--method.name=fedavg", "--partition.name=iid"),
-        *("--clients=1", "--clients-per-round=1", "--multi-ratio=1"),
+        *("--clients=1", "--clients-per-round=1", "--multimodal-fraction=1"),
         *("--local.epochs=1", f"--output={folder}/run"),
         *(f"--dataset.data-dir={root}", f"--dataset.manual-dir={REAL}"),
     ]

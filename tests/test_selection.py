@@ -424,7 +424,7 @@ def test_bmsfed_chooses_all_kinds_of_clients():
     n, rounds = 20, 60
     data = fc.data.load("synthetic", train_samples=200, test_samples=10, features=6)
     rng = np.random.default_rng(0)
-    table = fc.partition.allocate_modalities(n, 2, rng, multi_ratio=0.5)
+    table = fc.partition.allocate_modalities(n, 2, rng, multimodal_fraction=0.5)
     fed = fc.build_federation(data, fc.partition.iid(data.train, n, rng), table)
     encoders = {m: fc.models.mlp(features=4) for m in data.modalities}
     problem = fc.build_algorithm(

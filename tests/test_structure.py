@@ -18,6 +18,7 @@ LAYERS = [
     {"types", "backend", "_lazy", "choices"},
     {
         "data",
+        "federation",
         "models",
         "partition",
         "aggregate",
@@ -25,8 +26,7 @@ LAYERS = [
         "optimizers",
         "server_optimizers",
     },
-    {"federation"},
-    {"methods", "evaluation", "cohort"},
+    {"assembly", "cohort", "evaluation", "methods"},
     {"local", "streaming"},
     {"server"},
     {"round"},

@@ -14,9 +14,9 @@ from fedcmi_jax.bench import peers
 from fedcmi_jax.bench.workloads import (
     REFERENCES,
     WORKLOADS,
-    Contestant,
+    Entry,
     Workload,
-    contestants,
+    entries,
     padded_to_longest,
     padding_ratio,
 )
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
       chunk_size: Clients computed together; 0: the workload's own; auto: measured.
       against: Other software that does the same work; empty: nobody.
       peers: Folder of its scripts and environments.
-      repeats: Timed rounds of every contestant.
+      repeats: Timed rounds of every entry.
     """
 
     methods: tuple[str, ...]
@@ -54,7 +54,7 @@ def rows(name: str, plan: Plan, mesh: Mesh | None) -> Iterator[dict[str, Any]]:
       mesh: Devices; None: one.
 
     Yields:
-      A row per contestant, with the names of the JSON that ``fedcmi bench`` writes.
+      A row per entry, with the names of the JSON that ``fedcmi bench`` writes.
     """
     workload = WORKLOADS[name]
     for clients in plan.clients or workload.clients:
@@ -71,13 +71,13 @@ def _rows(
     mesh: Mesh | None,
 ) -> Iterator[dict[str, Any]]:
     """Everybody's rows for one workload and client count, measured in turns."""
-    chosen = contestants(plan.methods)
+    chosen = entries(plan.methods)
     extras: dict[str, dict[str, Any]] = {}
     rounds: dict[str, Callable[[], float]] = {}
     with contextlib.ExitStack() as stack:
-        for label, contestant in chosen.items():
+        for label, entry in chosen.items():
             for variant, fed, on in _variants(name, label, federation, mesh):
-                build = _builder(workload, contestant, clients, on)
+                build = _builder(workload, entry, clients, on)
                 placed, key = replicate(fed, on), jax.random.key(0)
                 chunk = _chunk_size(plan, workload, build, placed, key, on)
                 timed = timing.compile_round(build(chunk), placed, key)
@@ -87,12 +87,12 @@ def _rows(
                     "compile_seconds": timed.compile_seconds,
                     "temp_bytes": timed.temp_bytes,
                     "flops": timing.training_flops(
-                        workload.model(contestant.architecture), fed, workload.epochs
+                        workload.model(entry.architecture), fed, workload.epochs
                     ),
                     "reference": None if label == variant else label,
                 }
             if label in peers.methods_of(plan.against):
-                started = _start_peers(stack, plan, workload, contestant, federation)
+                started = _start_peers(stack, plan, workload, entry, federation)
                 for form, peer in started.items():
                     variant = f"{label}, {plan.against} {form}"
                     rounds[variant] = peer.round
@@ -103,7 +103,7 @@ def _rows(
         row = {
             "workload": name,
             "clients": clients,
-            "contestant": label,
+            "entry": label,
             "seconds_per_round": timing.spread(seconds[label]),
             "seconds_per_client": timing.spread(seconds[label])["median"] / clients,
             "padding_ratio": padding_ratio(workload.sizes(clients)),
@@ -124,7 +124,7 @@ def _rows(
 def _variants(
     name: str, label: str, federation: Federation, mesh: Mesh | None
 ) -> Iterator[tuple[str, Federation, Mesh | None]]:
-    """(label, federation, mesh) of a contestant and what it is compared with."""
+    """(label, federation, mesh) of an entry and what it is compared with."""
     yield label, federation, mesh
     if mesh is not None:
         yield f"{label}, one device", federation, None
@@ -133,12 +133,12 @@ def _variants(
 
 
 def _builder(
-    workload: Workload, contestant: Contestant, clients: int, mesh: Mesh | None
+    workload: Workload, entry: Entry, clients: int, mesh: Mesh | None
 ) -> Callable[[int], FederatedAlgorithm]:
     def build(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(
-            contestant.method,
-            workload.model(contestant.architecture),
+            entry.method,
+            workload.model(entry.architecture),
             clients_per_round=clients,
             local=workload.local(),
             chunk_size=chunk_size,
@@ -167,17 +167,15 @@ def _start_peers(
     stack: contextlib.ExitStack,
     plan: Plan,
     workload: Workload,
-    contestant: Contestant,
+    entry: Entry,
     federation: Federation,
 ) -> dict[str, peers.Peer]:
     """Form -> running peer."""
     started = {}
-    build = _builder(workload, contestant, federation.num_clients, None)
+    build = _builder(workload, entry, federation.num_clients, None)
     state = build(1).init(jax.random.key(0), federation)
     for form in peers.PEERS[plan.against]["forms"]:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        spec = peers.write_problem(
-            folder, workload, contestant, federation, state, form
-        )
+        spec = peers.write_problem(folder, workload, entry, federation, state, form)
         started[form] = stack.enter_context(peers.Peer(plan.against, spec, plan.peers))
     return started

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from fedcmi_jax import backend
-from fedcmi_jax.bench.workloads import NUM_CLASSES, Contestant, Workload
+from fedcmi_jax.bench.workloads import NUM_CLASSES, Entry, Workload
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import FederationState, PyTree
 
@@ -67,7 +67,7 @@ def named_leaves(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
 def write_problem(
     folder: pathlib.Path,
     workload: Workload,
-    contestant: Contestant,
+    entry: Entry,
     federation: Federation,
     state: FederationState,
     form: str,
@@ -85,8 +85,8 @@ def write_problem(
     }
     np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
     spec = {
-        "method": contestant.method.name,
-        "model": contestant.architecture,
+        "method": entry.method.name,
+        "model": entry.architecture,
         "encoder": workload.encoder,
         "modalities": list(workload.shapes),
         "num_classes": NUM_CLASSES,

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax import data, methods, models
-from fedcmi_jax.federation import Federation, build_federation
+from fedcmi_jax.assembly import build_federation
+from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods import Method
 from fedcmi_jax.partition import Partition
@@ -105,7 +106,7 @@ def padded_to_longest(federation: Federation) -> Federation:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Entry:
     """A method on a model.
 
     Attributes:
@@ -117,15 +118,15 @@ class Contestant:
     architecture: str
 
 
-def contestants(names: tuple[str, ...]) -> dict[str, Contestant]:
-    """Label -> contestant, on the model it needs; FedAvg runs on both models."""
-    found: dict[str, Contestant] = {}
+def entries(names: tuple[str, ...]) -> dict[str, Entry]:
+    """Label -> entry, on the model it needs; FedAvg runs on both models."""
+    found: dict[str, Entry] = {}
     for name in names:
         method = methods.REGISTRY[name](**STEADY.get(name, {}))
         kind = "two_projector" if method.needs_projectors else "classifier"
-        found[name] = Contestant(method, kind)
+        found[name] = Entry(method, kind)
         if name == "fedavg":
-            found[REFERENCES["two_projector"]] = Contestant(method, "two_projector")
+            found[REFERENCES["two_projector"]] = Entry(method, "two_projector")
     return found
 
 

@@ -87,7 +87,7 @@ def run(options: Bench) -> int:
     log(f"{report['machine']}, {report['devices']} device(s), jax {jax.__version__}")
     log(f"float32 matmul peak {report['matmul_peak_flops'] / 1e9:.0f} GFLOP/s")
     log(
-        "| workload | clients | contestant | ms per round (min-max) | ms per client "
+        "| workload | clients | entry | ms per round (min-max) | ms per client "
         "| compile s | temp MB | GFLOP/s | ratio |"
     )
     log("|---|---|---|---|---|---|---|---|---|")
@@ -120,7 +120,7 @@ def _line(row: dict[str, Any]) -> str:
     cells = [
         row["workload"],
         f"{clients:,}",
-        row["contestant"],
+        row["entry"],
         f"{ms[0]} ({ms[1]}-{ms[2]})",
         f"{1e3 * row['seconds_per_client']:.4g}",
     ]

@@ -128,7 +128,7 @@ class SweepClients(_Configured):
         config = preset_of(preset or "synthetic")
         if preset is None:
             local = replace(config.local, epochs=1)
-            config = replace(config, multi_ratio=1.0, local=local)
+            config = replace(config, multimodal_fraction=1.0, local=local)
         return replace(
             config,
             rounds=5,
@@ -156,7 +156,7 @@ class Bench(Command):
       against: torch, pfl or flower: the same work there, interleaved; empty: nobody.
       peers: Folder with the scripts and environments of those, the repository's
         experiments/benchmarks; None: that folder below the current one.
-      repeats: Timed rounds of every contestant.
+      repeats: Timed rounds of every entry.
       output: JSON file to write; None: bench-WORKLOAD.json.
       launch: Devices and processes.
     """

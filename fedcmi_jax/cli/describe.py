@@ -70,7 +70,7 @@ def holdings(
 
     Example:
       >>> from fedcmi_jax.experiment.config import from_dict
-      >>> values = {"dataset": {"name": "synthetic"}, "clients": 4, "multi_ratio": 0.5}
+      >>> values = {"dataset": {"name": "synthetic"}, "clients": 4}
       >>> holdings(from_dict(values)).available.sum(axis=0).tolist()
       [3, 3]
     """

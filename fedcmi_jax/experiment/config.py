@@ -10,7 +10,12 @@ from tyro.conf import Positional, arg
 
 from fedcmi_jax.experiment.checks import check_cohort as check_cohort
 from fedcmi_jax.experiment.checks import check_config as check_config
-from fedcmi_jax.experiment.sections import DEFAULT_NAMES, REGISTRIES, section
+from fedcmi_jax.experiment.sections import (
+    DEFAULT_NAMES,
+    REGISTRIES,
+    RENAMED,
+    section,
+)
 from fedcmi_jax.experiment.sections import create as create
 from fedcmi_jax.experiment.sections import lookup as lookup
 
@@ -54,7 +59,7 @@ class LocalConfig:
         all: G = (1/S) sum_{s=1..S} (1 - 0.9^s) / (1 - 0.9) without momentum (2.6 at
         S = 5, 6.0 at 20), S the median client's steps in a round. The run's first
         lines name it.
-      knee: T_0, last round at lr_0 (reference code: 80 of 180).
+      decay_start: T_0, last round at lr_0 (reference code: 80 of 180).
       legacy_schedule: The public code's discontinuous schedule.
       optimizer: sgd (torch's momentum form) or adam; fresh in every round.
       momentum: Of sgd, in [0, 1); None: the method's own, 0.9 but for SCAFFOLD.
@@ -68,7 +73,7 @@ class LocalConfig:
     learning_rate: float = 0.02
     learning_rate_min: float | None = None
     rate_scale: float | None = None
-    knee: int = 0
+    decay_start: int = 0
     legacy_schedule: bool = False
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float | None = None
@@ -111,7 +116,7 @@ class Config:
       clients: Clients that the partition gives; 0: as many as a natural one has. The
         federation's N are those but for holdout_clients.
       clients_per_round: Clients trained per round, K.
-      multi_ratio: Share of clients with all modalities; the others have one
+      multimodal_fraction: Share of clients with all modalities; the others have one
         (reference code: 0.5).
       missing_fraction: Share of the samples of clients with several modalities that
         lack one of them, drawn uniformly; training samples only.
@@ -159,7 +164,7 @@ class Config:
     server: ServerConfig = ServerConfig()
     clients: int = 20
     clients_per_round: int = 5
-    multi_ratio: float = 0.5
+    multimodal_fraction: float = 0.5
     missing_fraction: float = 0.0
     probe_fraction: float = 0.0
     validation_fraction: float = 0.0
@@ -229,7 +234,10 @@ def _load(cls: type, where: str, values: Any) -> Any:
     for name, value in values.items():
         path = f"{where}{name}"
         if name not in fields:
-            raise ValueError(f"{path}: unknown field; choose from {sorted(fields)}")
+            now = f"{path}: unknown field; choose from {sorted(fields)}"
+            if RENAMED.get(name) in fields:
+                now = f"{path}: called {RENAMED[name]} since release 0.2"
+            raise ValueError(now)
         if cls is Config and name in REGISTRIES:
             chosen = value.get("name", DEFAULT_NAMES[name])
             value = _load(section(name, chosen), f"{path}.", value)

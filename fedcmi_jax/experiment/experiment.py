@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
+from fedcmi_jax.assembly import build_federation, coarse_capacity
 from fedcmi_jax.clients import replicate
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation.metrics import Evaluation
@@ -31,7 +32,7 @@ from fedcmi_jax.experiment.optimization import (
 )
 from fedcmi_jax.experiment.seed_axis import over_seeds, seed_keys
 from fedcmi_jax.experiment.split import ClientSplit, load_dataset, split
-from fedcmi_jax.federation import Federation, build_federation, coarse_capacity
+from fedcmi_jax.federation import Federation
 from fedcmi_jax.methods.base import Method, has_own_models, own_model
 from fedcmi_jax.methods.seen import Kept
 from fedcmi_jax.streaming import CohortStream, build_skeleton

@@ -67,7 +67,7 @@ def local_training(config: Config, momentum: float, rate_scale: float) -> LocalT
         rate = linear_decay(
             start,
             end * rate_scale,
-            local.knee,
+            local.decay_start,
             config.rounds,
             legacy=local.legacy_schedule,
         )

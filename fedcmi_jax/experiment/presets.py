@@ -31,7 +31,7 @@ _PUBLISHED: dict[str, Any] = {
     "method": {"name": "fedcmi", "mu": 1.0},  # the code's strength of the flag prox
     "model": {"width": 512},  # methods 0.1; linear projectors, concat: our defaults too
     "partition": {"name": "dirichlet", "alpha": 3.0},  # the script's non-IID setting
-    "multi_ratio": 0.5,  # default of the code
+    "multimodal_fraction": 0.5,  # default of the code
     "validation_fraction": VALIDATION,
     "clients": 20,
     "clients_per_round": 5,
@@ -41,7 +41,8 @@ _PUBLISHED: dict[str, Any] = {
         "batch_size": 64,
         "learning_rate": 1e-3,
         "learning_rate_min": 1e-4,
-        "knee": 80,  # T_0, methods 0.6; momentum 0.9, weight decay 1e-4: our defaults
+        # T_0, methods 0.6; momentum 0.9, weight decay 1e-4: our defaults.
+        "decay_start": 80,
     },
 }
 _RAW_MEDIA = _PUBLISHED | {
@@ -167,7 +168,7 @@ PRESETS: dict[str, Preset] = {
             # majority class after 1,700 steps. With 0.02 it reaches 0.70 on text alone
             # in 10 rounds (K 20, S 5, E 10). T_0 25: methods 0.6.
             "local": _PUBLISHED["local"]
-            | {"learning_rate": 0.02, "learning_rate_min": 0.002, "knee": 25},
+            | {"learning_rate": 0.02, "learning_rate_min": 0.002, "decay_start": 25},
         },
     ),
     "modelnet40": Preset(

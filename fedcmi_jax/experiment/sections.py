@@ -31,6 +31,10 @@ DEFAULT_NAMES = {
 }
 
 
+RENAMED = {"multi_ratio": "multimodal_fraction", "knee": "decay_start"}
+"""Field of release 0.1 -> its name now."""
+
+
 def lookup(what: str, name: str, known: typing.Iterable[str]) -> str:
     """Returns the name if it is known; hyphens may stand for underscores.
 
@@ -41,7 +45,10 @@ def lookup(what: str, name: str, known: typing.Iterable[str]) -> str:
     for candidate in (name, name.replace("-", "_"), name.replace("_", "-")):
         if candidate in known:
             return candidate
+    prefix, dot, field = name.rpartition(".")
+    renamed = prefix + dot + RENAMED.get(field.replace("-", "_"), "")
     close = difflib.get_close_matches(name, known, n=1)
+    close = [renamed] if renamed in known else close
     hint = f"did you mean {close[0]!r}?" if close else f"choose from {sorted(known)}"
     raise ValueError(f"{what}: unknown {name!r}; {hint}")
 

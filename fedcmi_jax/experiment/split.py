@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedcmi_jax import data, partition
+from fedcmi_jax.assembly import check_present
 from fedcmi_jax.cohort import STREAMS
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.experiment.config import Config, create
-from fedcmi_jax.federation import check_present
 from fedcmi_jax.partition import Partition
 from fedcmi_jax.partition.holdout import Held, take_clients, take_share
 
@@ -98,7 +98,10 @@ def split(config: Config, dataset: Dataset) -> ClientSplit:
     rng = np.random.default_rng([seed, PARTITION_STREAM])
     parts = create("partition", config.partition, dataset.train, config.clients, rng)
     available = partition.allocate_modalities(
-        parts.num_clients, len(dataset.modalities), rng, multi_ratio=config.multi_ratio
+        parts.num_clients,
+        len(dataset.modalities),
+        rng,
+        multimodal_fraction=config.multimodal_fraction,
     )
     holdout: Held | None = None
     holdout_available: np.ndarray | None = None

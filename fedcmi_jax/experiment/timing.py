@@ -59,7 +59,7 @@ def compile_round(
 def interleaved(
     rounds: Mapping[str, Callable[[], float]], repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of every contestant, A B A B, so that a slow minute hits all alike."""
+    """Seconds of every entry, A B A B, so that a slow minute hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in rounds}
     for _ in range(repeats):
         for name, round in rounds.items():

@@ -11,12 +11,13 @@ def allocate_modalities(
     num_modalities: int,
     rng: np.random.Generator,
     *,
-    multi_ratio: float = 0.5,
+    multimodal_fraction: float = 0.5,
 ) -> np.ndarray:
     """Draws which clients have every modality, and which one the others have.
 
-    ``int(multi_ratio * N)`` clients, drawn without replacement, have all modalities.
-    The U others have one each: in drawn order floor(U / M) of them modality 0, as many
+    ``int(multimodal_fraction * N)`` clients, drawn without replacement, have all
+    modalities. The U others have one each: in drawn order floor(U / M) of them modality
+    0, as many
     modality 1 and so on; of the remainder the last modalities get one client more.
     For M = 2 this is the authors' floor(U / 2) and the rest.
 
@@ -24,16 +25,18 @@ def allocate_modalities(
       num_clients: Number of clients N.
       num_modalities: Number of modalities M.
       rng: Source of the draw.
-      multi_ratio: Share rho of clients with all modalities, in [0, 1] (authors: 0.5).
+      multimodal_fraction: Share rho of clients with all modalities, in [0, 1]
+        (authors: 0.5).
 
     Returns:
       [N, M] bool, True where the client has the modality.
 
     Raises:
-      ValueError: A count is below one or multi_ratio is outside [0, 1].
+      ValueError: A count is below one or multimodal_fraction is outside [0, 1].
 
     Example:
-      >>> table = allocate_modalities(9, 2, np.random.default_rng(0), multi_ratio=0.5)
+      >>> rng = np.random.default_rng(0)
+      >>> table = allocate_modalities(9, 2, rng, multimodal_fraction=0.5)
       >>> table.sum(axis=0).tolist()  # 4 with both, 2 with the first, 3 with the second
       [6, 7]
     """
@@ -41,12 +44,12 @@ def allocate_modalities(
         raise ValueError(f"num_clients={num_clients}: must be at least 1")
     if num_modalities < 1:
         raise ValueError(f"num_modalities={num_modalities}: must be at least 1")
-    if not 0 <= multi_ratio <= 1:
+    if not 0 <= multimodal_fraction <= 1:
         raise ValueError(
-            f"multi_ratio={multi_ratio}: must lie in [0, 1]; 1 gives every client all "
-            "modalities"
+            f"multimodal_fraction={multimodal_fraction}: must lie in [0, 1]; 1 gives "
+            "every client all modalities"
         )
-    num_multi = int(multi_ratio * num_clients)
+    num_multi = int(multimodal_fraction * num_clients)
     share, rest = divmod(num_clients - num_multi, num_modalities)
     modalities = np.arange(num_modalities)
     repeats = share + (modalities >= num_modalities - rest)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax import partition
+from fedcmi_jax.algorithm import FederatedAlgorithm
 from fedcmi_jax.experiment import checkpoint
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.methods import Method
@@ -26,7 +27,6 @@ from fedcmi_jax.testing.problem import (
     all_equal,
     assert_close,
     assert_equal,
-    compiled,
     dataset,
     model,
     parts,
@@ -60,9 +60,26 @@ class Case:
         """Compiles nothing yet."""
         kind = "two_projector" if method.needs_projectors else "classifier"
         self.method, self.model = method, model_ or model(kind)
-        self.problem = algorithm(method, self.model, rounds_per_call=2)
-        self.some = algorithm(method, self.model, clients_per_round=COHORT)
-        self.init = jax.jit(self.problem.init)
+
+    @functools.cached_property
+    def problem(self) -> FederatedAlgorithm:
+        """Everybody takes part."""
+        return algorithm(self.method, self.model, rounds_per_call=2)
+
+    @functools.cached_property
+    def some(self) -> FederatedAlgorithm:
+        """``COHORT`` clients take part."""
+        return algorithm(self.method, self.model, clients_per_round=COHORT)
+
+    @functools.cached_property
+    def some_step(self) -> Any:
+        """A round of some, at the compiler's default flags."""
+        return jax.jit(self.some.round)
+
+    @functools.cached_property
+    def init(self) -> Any:
+        """The state before the first round, as one program."""
+        return jax.jit(self.problem.init)
 
     def start(self, fed: Federation | None = None) -> FederationState:
         """The state before the first round; a new one every time, for it is donated."""
@@ -92,8 +109,8 @@ class Case:
         return jax.tree.map(jnp.copy, state), info
 
     def round_of_some(self, num_rounds: int = 1) -> tuple[FederationState, RoundInfo]:
-        """Rounds of ``COHORT`` clients."""
-        return rounds(self.some, federation(), num_rounds)
+        """Rounds of ``COHORT`` clients, at the compiler's default flags."""
+        return rounds(self.some, build(), num_rounds, step=self.some_step)
 
 
 def state_keeps_its_structure(case: Case) -> None:
@@ -141,7 +158,7 @@ def chunks_and_padding_change_nothing(case: Case) -> None:
 def clients_outside_the_cohort_keep_their_memory(case: Case) -> None:
     """What is kept of a client changes when it trains only."""
     before, _ = case.round_of_some()
-    after, info = compiled(case.some)(before, federation())
+    after, info = case.some_step(before, build())
     outside = np.setdiff1d(np.arange(len(SIZES)), np.asarray(info.cohort))
     assert len(outside) == len(SIZES) - COHORT
     for kept in ("memory", "personal"):

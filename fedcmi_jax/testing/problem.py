@@ -11,7 +11,8 @@ import numpy as np
 
 from fedcmi_jax import data, models, partition
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
-from fedcmi_jax.federation import Federation, build_federation
+from fedcmi_jax.assembly import build_federation
+from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods import Method
 from fedcmi_jax.types import Array, FederationState, Model, PyTree, RoundInfo
@@ -95,22 +96,17 @@ def compiled(problem: FederatedAlgorithm) -> Any:
     return jax.jit(problem.round, compiler_options=FAST_COMPILE)
 
 
-@functools.cache
-def compiled_init(problem: FederatedAlgorithm) -> Any:
-    """Its ``init`` as a program."""
-    return jax.jit(problem.init, compiler_options=FAST_COMPILE)
-
-
 def rounds(
     problem: FederatedAlgorithm,
     federation: Federation,
     num_rounds: int = 2,
     seed: int = 0,
-    jit: bool = True,
+    step: Any = None,
 ) -> tuple[FederationState, RoundInfo]:
-    """The state after some rounds, and the last one's info."""
-    step = compiled(problem) if jit else problem.round
-    state = compiled_init(problem)(jax.random.key(seed), federation)
+    """The state after some rounds by ``step`` (None: compiled fast), the last info."""
+    step = step or compiled(problem)
+    # Not compiled as a whole: two methods' programs may round the weights differently.
+    state = problem.init(jax.random.key(seed), federation)
     info: Any = None
     for _ in range(num_rounds):
         state, info = step(state, federation)

@@ -87,11 +87,9 @@ def test_conformance(method, check):
 
 
 @functools.cache
-def fedavg_of_three(needs_projectors=False, uniform=False):
-    method = fc.Method()._replace(needs_projectors=needs_projectors)
-    if uniform:
-        method = method._replace(weight=lambda client, context: jnp.ones(()))
-    return testing.Case(method).round_of_some(2)
+def fedavg_of_three(uniform=False):
+    same = fc.Method(weight=lambda client, context: jnp.ones(()))
+    return testing.Case(same if uniform else fc.Method(), model()).round_of_some(2)
 
 
 def test_every_method_is_covered_by_an_off_switch():
@@ -102,8 +100,8 @@ def test_every_method_is_covered_by_an_off_switch():
 @pytest.mark.parametrize("name", OFF_SWITCHES)
 def test_switched_off_is_fedavg_exactly(name):
     off = fc.methods.REGISTRY[name](**OFF_SWITCHES[name])
-    ours, info = testing.Case(off).round_of_some(2)
-    theirs, their_info = fedavg_of_three(off.needs_projectors, name in UNIFORM)
+    ours, info = testing.Case(off, model()).round_of_some(2)
+    theirs, their_info = fedavg_of_three(name in UNIFORM)
     np.testing.assert_array_equal(info.cohort, their_info.cohort)
     same = assert_close if name in UNIFORM else assert_equal
     same(ours.params, theirs.params)
@@ -114,8 +112,8 @@ def test_switched_off_is_fedavg_exactly(name):
 def test_the_first_round_is_fedavg_exactly(name):
     ours = VARIANTS[name]
     theirs = VARIANTS["fedavg"]._replace(momentum=ours.momentum)
-    a, _ = testing.Case(ours).round_of_some()
-    b, _ = testing.Case(theirs).round_of_some()
+    a, _ = testing.Case(ours, model()).round_of_some()
+    b, _ = testing.Case(theirs, model()).round_of_some()
     assert_equal(a.params, b.params)
 
 
@@ -129,8 +127,8 @@ def test_fednova_is_fedavg_where_all_take_as_many_steps():
 
 @pytest.mark.parametrize("name", sorted(set(fc.methods.REGISTRY) - {"fedavg"}))
 def test_switched_on_is_not_fedavg(name):
-    ours, _ = testing.Case(VARIANTS[name]).round_of_some(2)
-    theirs, _ = fedavg_of_three(VARIANTS[name].needs_projectors)
+    ours, _ = testing.Case(VARIANTS[name], model()).round_of_some(2)
+    theirs, _ = fedavg_of_three()
     assert not all_equal(ours.params, theirs.params)
 
 
@@ -152,7 +150,7 @@ def test_cohort_order_changes_nothing():
 @pytest.mark.slow
 def test_jit_equals_no_jit(method):
     of_some = case(method).some
-    plain_run, _ = rounds(of_some, testing.conformance.federation(), 1, jit=False)
+    plain_run, _ = rounds(of_some, federation(), 1, step=of_some.round)
     assert_close(plain_run, case(method).round_of_some()[0])
 
 

@@ -14,9 +14,9 @@ from tests.partition.cases import reproducible, rng
 @given(
     st.integers(1, 200), st.integers(1, 6), st.sampled_from([0, 1]) | st.floats(0, 1)
 )
-def test_modality_counts(num_clients, num_modalities, multi_ratio):
+def test_modality_counts(num_clients, num_modalities, multimodal_fraction):
     table = fp.allocate_modalities(
-        num_clients, num_modalities, rng(), multi_ratio=multi_ratio
+        num_clients, num_modalities, rng(), multimodal_fraction=multimodal_fraction
     )
     assert table.shape == (num_clients, num_modalities)
     fp.check_available(table, num_clients, num_modalities)
@@ -24,14 +24,14 @@ def test_modality_counts(num_clients, num_modalities, multi_ratio):
         return
     held = table.sum(axis=1)
     assert set(held) <= {1, num_modalities}
-    assert (held > 1).sum() == int(multi_ratio * num_clients)
+    assert (held > 1).sum() == int(multimodal_fraction * num_clients)
     single = table[held == 1].sum(axis=0)
     assert single.max() - single.min() <= 1
     assert (np.diff(single) >= 0).all()  # the remainder goes to the last modalities
 
 
 @pytest.mark.parametrize(
-    ("num_clients", "num_modalities", "multi_ratio", "single"),
+    ("num_clients", "num_modalities", "multimodal_fraction", "single"),
     [
         (20, 2, 0.5, [5, 5]),
         (11, 2, 0.5, [3, 3]),
@@ -41,9 +41,11 @@ def test_modality_counts(num_clients, num_modalities, multi_ratio):
         (4, 3, 1.0, [0, 0, 0]),
     ],
 )
-def test_modality_counts_by_hand(num_clients, num_modalities, multi_ratio, single):
+def test_modality_counts_by_hand(
+    num_clients, num_modalities, multimodal_fraction, single
+):
     table = fp.allocate_modalities(
-        num_clients, num_modalities, rng(), multi_ratio=multi_ratio
+        num_clients, num_modalities, rng(), multimodal_fraction=multimodal_fraction
     )
     assert table[~table.all(axis=1)].sum(axis=0).tolist() == single
 
@@ -60,16 +62,16 @@ def test_modalities_are_drawn_at_random():
     [
         ((0, 2, 0.5), "num_clients=0"),
         ((5, 0, 0.5), "num_modalities=0"),
-        ((5, 2, 1.1), "multi_ratio=1.1"),
-        ((5, 2, -0.1), "multi_ratio=-0.1"),
-        ((5, 2, float("nan")), "multi_ratio=nan"),
+        ((5, 2, 1.1), "multimodal_fraction=1.1"),
+        ((5, 2, -0.1), "multimodal_fraction=-0.1"),
+        ((5, 2, float("nan")), "multimodal_fraction=nan"),
     ],
 )
 def test_allocation_refuses_bad_arguments(arguments, message):
-    num_clients, num_modalities, multi_ratio = arguments
+    num_clients, num_modalities, multimodal_fraction = arguments
     with pytest.raises(ValueError, match="^" + message):
         fp.allocate_modalities(
-            num_clients, num_modalities, rng(), multi_ratio=multi_ratio
+            num_clients, num_modalities, rng(), multimodal_fraction=multimodal_fraction
         )
 
 

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._blocks import block_sums, by_block
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step
-from fedcmi_jax.types import Array, Model, Params, PyTree, Sum
+from fedcmi_jax.types import Array, Model, Params, PyTree
 
 
 def feddyn(*, alpha: float = 0.1) -> Method:
@@ -61,9 +62,7 @@ def feddyn(*, alpha: float = 0.1) -> Method:
             local_update.params,
             client.params,
         )
-        owned = client.model.owned(client.data.available)
-        counts = jax.tree.map(lambda own: Sum(own * weight(client, context)), owned)
-        return counts, drift
+        return block_sums(client, weight(client, context)), drift
 
     def weight(client: Client, context: PyTree) -> Array:
         del context
@@ -72,20 +71,11 @@ def feddyn(*, alpha: float = 0.1) -> Method:
     def server_update(
         cohort: Cohort, mean_delta: Params, upload: Params
     ) -> tuple[Params, Params]:
-        available = cohort.federation.available
-        owners = jax.vmap(cohort.model.owned)(available)
-        share = jax.tree.map(
-            lambda sent, own: sent.value / jnp.maximum(own.sum(), 1.0),
-            upload,
-            owners,
-            is_leaf=lambda x: isinstance(x, Sum),
+        owners = jax.vmap(cohort.model.owned)(cohort.federation.available)
+        share = by_block(
+            lambda sent, own: sent.value / jnp.maximum(own.sum(), 1.0), upload, owners
         )
-        drift = jax.tree.map(
-            lambda s, block, delta: jax.tree.map(lambda d, x: d - s * x, block, delta),
-            share,
-            cohort.shared,
-            mean_delta,
-        )
+        drift = by_block(lambda s, d, x: d - s * x, share, cohort.shared, mean_delta)
         params = jax.tree.map(
             lambda w, x, d: w + x - d, cohort.params, mean_delta, drift
         )

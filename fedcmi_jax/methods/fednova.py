@@ -1,8 +1,8 @@
 """FedNova: Wang et al., NeurIPS 2020, arXiv 2007.07481; methods 14."""
 
-import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._blocks import block_means, by_block
 from fedcmi_jax.methods._momentum import momentum_gain
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
@@ -46,25 +46,18 @@ def fednova(*, momentum: float = 0.9) -> Method:
         client: Client, local_update: LocalUpdate, context: PyTree
     ) -> tuple[Params, PyTree]:
         del local_update, context
-        a, size = length(client), client.data.num_examples
-        owned = client.model.owned(client.data.available)
-        upload = jax.tree.map(lambda own: Mean((a, 1.0 / a), size * own), owned)
+        a = length(client)
+        upload = block_means(client, (a, 1.0 / a), client.data.num_examples)
         return upload, client.memory
 
     def server_update(
         cohort: Cohort, mean_delta: Params, upload: Params
     ) -> tuple[Params, PyTree]:
         # mean_delta is by n_i / a_i: times the mean of 1 / a_i it is the sum above.
-        params = jax.tree.map(
-            lambda sent, block, delta: jax.tree.map(
-                lambda w, d: w + sent.value[0] * sent.value[1] * d, block, delta
-            ),
-            upload,
-            cohort.params,
-            mean_delta,
-            is_leaf=lambda x: isinstance(x, Mean),
-        )
-        return params, cohort.shared
+        def step(sent: Mean, w: Array, delta: Array) -> Array:
+            return w + sent.value[0] * sent.value[1] * delta
+
+        return by_block(step, upload, cohort.params, mean_delta), cohort.shared
 
     return Method(
         name="fednova",

@@ -3,11 +3,15 @@
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.methods._blocks import block_sums, by_block
 from fedcmi_jax.methods._checks import check_not_negative
 from fedcmi_jax.methods._samples import mean_loss
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
 from fedcmi_jax.types import Array, Params, PyTree, Sum, Sums
+
+SUM_FLOOR = 1e-30
+"""Sums of h_i are clamped to at least this; they are 0 where nobody owns a block."""
 
 LOSS_FLOOR = 1e-10
 """F_i is clamped to at least this before it is raised to q - 1 (public code)."""
@@ -55,23 +59,17 @@ def qfedavg(*, q: float = 1.0, lipschitz: float | None = None) -> Method:
         h = q * loss ** (q - 1) * scale**2 * square + scale * loss**q
         has_samples = jnp.minimum(client.data.num_examples, 1)
         pair = jnp.stack([scale * loss**q, h]) * has_samples
-        owned = client.model.owned(client.data.available)
-        return jax.tree.map(lambda own: Sum(own * pair), owned), client.memory
+        return block_sums(client, pair), client.memory
 
     def server_update(
         cohort: Cohort, mean_delta: Params, upload: Params
     ) -> tuple[Params, PyTree]:
         # mean_delta is by F_i^q: times sum_i L F_i^q it is the numerator.
-        params = jax.tree.map(
-            lambda sent, block, delta: jax.tree.map(
-                lambda w, d: w + d * _ratio(*sent.value), block, delta
-            ),
-            upload,
-            cohort.params,
-            mean_delta,
-            is_leaf=lambda x: isinstance(x, Sum),
-        )
-        return params, cohort.shared
+        def step(sent: Sum, w: Array, delta: Array) -> Array:
+            top, bottom = sent.value
+            return w + delta * top / jnp.maximum(bottom, SUM_FLOOR)
+
+        return by_block(step, upload, cohort.params, mean_delta), cohort.shared
 
     return Method(
         name="qfedavg",
@@ -80,9 +78,3 @@ def qfedavg(*, q: float = 1.0, lipschitz: float | None = None) -> Method:
         weight=weight,
         server_update=server_update,
     )
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    """Their ratio; 0 where the denominator is, for there nobody owns the block."""
-    safe = jnp.where(denominator > 0, denominator, 1.0)
-    return jnp.where(denominator > 0, numerator / safe, 0.0)

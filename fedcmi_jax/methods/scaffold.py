@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
+from fedcmi_jax.methods._blocks import by_block
 from fedcmi_jax.methods._checks import check_not_negative
 from fedcmi_jax.methods._momentum import momentum_gain
 from fedcmi_jax.methods.base import Method
@@ -107,12 +108,10 @@ def scaffold(
 
     def merge(cohort: Cohort, upload: Params) -> tuple[Params, Params]:
         share = cohort.num_accepted / cohort.federation.num_clients
-        shared = jax.tree.map(
-            lambda mean, c: jax.tree.map(lambda m, x: x + share * m, mean.value, c),
-            upload,
-            cohort.shared,
-            is_leaf=lambda x: isinstance(x, Mean),
+        change = jax.tree.map(
+            lambda mean: mean.value, upload, is_leaf=lambda x: isinstance(x, Mean)
         )
+        shared = jax.tree.map(lambda c, dc: c + share * dc, cohort.shared, change)
         return shared, cohort.memory
 
     return Method(
@@ -122,11 +121,4 @@ def scaffold(
         update=update,
         finish=finish,
         merge=merge,
-    )
-
-
-def by_block(fn, weights: Params, *trees: Params) -> Params:
-    """``fn(weight, *leaves)`` leaf by leaf; ``weights`` is a prefix tree."""
-    return jax.tree.map(
-        lambda w, *blocks: jax.tree.map(lambda *x: fn(w, *x), *blocks), weights, *trees
     )

@@ -17,9 +17,8 @@ def allocate_modalities(
 
     ``int(multimodal_fraction * N)`` clients, drawn without replacement, have all
     modalities. The U others have one each: in drawn order floor(U / M) of them modality
-    0, as many
-    modality 1 and so on; of the remainder the last modalities get one client more.
-    For M = 2 this is the authors' floor(U / 2) and the rest.
+    0, as many modality 1 and so on; of the remainder the last modalities get one client
+    more. For M = 2 this is the authors' floor(U / 2) and the rest.
 
     Args:
       num_clients: Number of clients N.

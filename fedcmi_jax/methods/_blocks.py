@@ -1,0 +1,36 @@
+"""Block by block: what clients send of the blocks they own, and what is made of it."""
+
+from collections.abc import Callable
+
+import jax
+
+from fedcmi_jax.methods.seen import Client
+from fedcmi_jax.types import Array, Mean, Params, PyTree, Sum
+
+
+def by_block(fn: Callable[..., Array], weights: Params, *trees: Params) -> Params:
+    """``fn(weight, *leaves)`` leaf by leaf.
+
+    Args:
+      fn: Of a block's weight and one array of each tree.
+      weights: Prefix tree of the parameters: numbers, ``Mean`` or ``Sum``.
+      *trees: Trees like the parameters.
+    """
+    return jax.tree.map(
+        lambda w, *blocks: jax.tree.map(lambda *x: fn(w, *x), *blocks),
+        weights,
+        *trees,
+        is_leaf=lambda x: isinstance(x, (Mean, Sum)),
+    )
+
+
+def block_means(client: Client, value: PyTree, weight: Array) -> Params:
+    """A ``Mean`` for every block, over the clients that own it."""
+    owned = client.model.owned(client.data.available)
+    return jax.tree.map(lambda own: Mean(value, weight * own), owned)
+
+
+def block_sums(client: Client, value: Array) -> Params:
+    """A ``Sum`` for every block, over the clients that own it."""
+    owned = client.model.owned(client.data.available)
+    return jax.tree.map(lambda own: Sum(own * value), owned)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
+from fedcmi_jax.assembly import check_present
 from fedcmi_jax.evaluation import client_tests
 from fedcmi_jax.evaluation import metrics as evaluation
 from fedcmi_jax.evaluation.client_tests import (
@@ -251,7 +252,7 @@ def test_a_sample_without_its_clients_modality_is_refused():
     present = np.ones((40, 2), bool)
     present[ROWS[7], 0] = False  # the second client has the first modality only
     with pytest.raises(ValueError, match="client 1 has none of the modalities"):
-        fc.federation.check_present(present, ROWS, OWNERS, np.array(AVAILABLE, bool))
+        check_present(present, ROWS, OWNERS, np.array(AVAILABLE, bool))
 
 
 def test_spreads_are_sample_deviations():

@@ -405,7 +405,9 @@ def test_msplit_without_mixing_is_everybody_alone():
     fed = federation()
     state, _ = rounds(algorithm(fc.methods.fedmsplit(eta=0.0)), fed, 2)
     alone = fc.Method(
-        select=lambda server, key: (jnp.array([2], jnp.int32), fed.available[2:3])
+        select=lambda server, key: fc.methods.Selection(
+            jnp.array([2], jnp.int32), fed.available[2:3], (), ()
+        )
     )
     one, _ = rounds(algorithm(alone, clients_per_round=1), fed, 2)
     assert_close(jax.tree.map(lambda x: x[2], state.memory), one.params)

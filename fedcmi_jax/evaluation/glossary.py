@@ -106,6 +106,7 @@ GLOSSARY: dict[str, Term] = {
     "temperature_min": Term("FedCMI: mean of the clients' lowest temperatures"),
     "clients_multimodal": Term("clients of the cohort with several modalities"),
     "clients_dominant_{m}": Term("FedCMI: clients of the cohort whose teacher is m"),
+    "loss_contrast": Term("MOON: contrast of features, mean over samples, in nats"),
     "loss_gap": Term("AGM: cross-entropy of the first modality less the second's"),
     "loss_prototype": Term("FedProto: mean distance of features to class prototypes"),
     "score_ratio": Term(

@@ -176,7 +176,7 @@ def test_three_compiled_rounds_by_hand(name):
 
     def select(server, key):
         ids = server.round[None]
-        return ids, server.federation.available[ids]
+        return fc.methods.Selection(ids, server.federation.available[ids], (), ())
 
     # Keeps the gradient that the round feeds in, so that it can be read.
     reader = optax.GradientTransformation(

@@ -373,6 +373,14 @@ def used(method, table, balances):
     shared, own = method.init(net, params, n)
     memory = jax.tree.map(lambda x: jnp.tile(x[None], (n,) + (1,) * x.ndim), own)
     b = jnp.array(balances, jnp.float32)
+
+    def mapped(fn, ids, participation):
+        if fn is bmsfed.measure:
+            return b[ids]
+        # The survey: traced, but not run, for it has been done.
+        sums = bmsfed.ClassSums(*bmsfed.no_prototypes(net))
+        return jax.tree.map(lambda x: jnp.zeros((n, *x.shape)), sums), memory
+
     server = fc.methods.Server(
         net,
         params,
@@ -382,7 +390,7 @@ def used(method, table, balances):
         federation=fed,
         cohort_size=n,
         round=jnp.array(0),
-        map=lambda fn, ids, use: b[ids],
+        map=mapped,
         train=None,
     )
     ids, use, _, _ = method.select(server, jax.random.key(0))

@@ -8,7 +8,7 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.evaluation import metrics as evaluation
 from fedcmi_jax.experiment.experiment import build, measure
-from fedcmi_jax.experiment.split import deal
+from fedcmi_jax.experiment.split import split as split_clients
 from fedcmi_jax.methods.base import has_own_models
 from fedcmi_jax.testing.problem import (
     AVAILABLE,
@@ -173,7 +173,7 @@ def test_validation_columns_are_those_of_the_held_out_samples():
     names = {"val_acc", "val_acc_strong_zero", "val_macro_f1", "val_worst_class"}
     assert names <= set(measured)
     assert not any(n.startswith("val_client") for n in measured)
-    held = deal(built.config, built.dataset).validation
+    held = split_clients(built.config, built.dataset).validation
     assert len(held.rows) == 12
     train = built.dataset.train
     split = fc.data.Split(
@@ -193,7 +193,7 @@ def test_validation_samples_lack_nothing():
     built = build(
         tiny(validation_fraction=0.2, missing_fraction=1.0, multimodal_fraction=1.0)
     )
-    dealt = deal(built.config, built.dataset)
+    dealt = split_clients(built.config, built.dataset)
     present = dealt.dataset.train.available
     assert present[dealt.validation.rows].all()
     assert (present[dealt.partition.order].sum(1) == 1).all()

@@ -12,7 +12,7 @@ import fedcmi_jax as fc
 from fedcmi_jax import server_optimizers
 from fedcmi_jax.aggregate import UpdateSums, mean_delta, optimizer_step
 from fedcmi_jax.experiment.config import Config, ServerConfig, check_config
-from fedcmi_jax.experiment.experiment import _server_optimizer
+from fedcmi_jax.experiment.optimization import server_optimizer
 from fedcmi_jax.testing.problem import AVAILABLE, algorithm, assert_equal, federation
 
 RATE = 0.1
@@ -130,7 +130,7 @@ def stepped(optimizer):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_configured_names_are_the_papers(name):
-    configured = _server_optimizer(ServerConfig(name, RATE))
+    configured = server_optimizer(ServerConfig(name, RATE))
     assert_equal(stepped(configured), stepped(PAPER[name]))
 
 
@@ -213,8 +213,8 @@ def test_every_optimizer_has_the_rate_that_the_help_says(name):
     rate = rates.get(name, 0.03)
     said = "adagrad 0.1, adam and yogi 0.01, avgm 1, optax_adam and optax_yogi 0.03"
     assert said in " ".join(ServerConfig.__doc__.split())
-    explicit = _server_optimizer(ServerConfig(name, rate))
-    assert_equal(stepped(_server_optimizer(config)), stepped(explicit))
+    explicit = server_optimizer(ServerConfig(name, rate))
+    assert_equal(stepped(server_optimizer(config)), stepped(explicit))
 
 
 @pytest.mark.parametrize(

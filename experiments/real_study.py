@@ -37,7 +37,8 @@ def main() -> None:
     base["dataset"]["manual_dir"] = args.manual_dir
     study = Study(
         f"real-{args.preset}",
-        f"python experiments/real_study.py {args.preset} --rounds={base['rounds']}",
+        f"python experiments/real_study.py {args.preset} --rounds={base['rounds']} "
+        f"--every={args.every}",
     )
     modalities = {"hapt": ("acc", "gyro"), "av-mnist": ("audio", "image")}
     views = modalities.get(args.preset, ("color", "gray"))
@@ -51,6 +52,7 @@ def main() -> None:
         every=args.every,
         print_row=study.row,
     )
+    base["dataset"]["manual_dir"] = None  # of this machine
     study.write(base, runs)
 
 

@@ -219,20 +219,16 @@ def _measured(
     """
     n = seen.federation.num_clients
 
-    def result(id, participation, kept, max_batches) -> tuple[PyTree, Array]:
-        view = client_view(setup, seen, id, participation, kept, max_batches)
-        client, key, is_real = view
-        return fn(client, key), is_real
-
-    def update(seen_again, id, participation, kept, max_batches) -> ClientUpdate:
-        view = client_view(setup, seen_again, id, participation, kept[0], max_batches)
+    def update(seen, id, participation, kept, max_batches) -> ClientUpdate:
+        view = client_view(setup, seen, id, participation, kept[0], max_batches)
         client, key, is_real = view
         return ClientUpdate((), (kept[0], fn(client, key)), is_real)
 
     first = jax.tree.map(lambda x: x[0], everybody)
     nothing = jnp.zeros((), jnp.int32)
+    none = jnp.zeros_like(participation[0])
     shapes = jax.eval_shape(
-        lambda: result(nothing, jnp.zeros_like(participation[0]), first, nothing)[0]
+        lambda: update(seen, nothing, none, (first, ()), nothing).memory[1]
     )
     rows = jax.tree.map(lambda s: jnp.zeros((n, *s.shape), s.dtype), shapes)
     cohort = in_order(setup, seen.federation, ids, participation)

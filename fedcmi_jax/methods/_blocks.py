@@ -3,9 +3,17 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from fedcmi_jax.methods.seen import Client
-from fedcmi_jax.types import Array, Mean, Params, PyTree, Sum
+from fedcmi_jax.types import Array, Mean, Model, Params, PyTree, Sum
+
+
+def zeros(model: Model, params: Params, num_clients: int) -> tuple[Params, Params]:
+    """``Method.init``: zeros like the parameters, at the server and at every client."""
+    del model, num_clients
+    start = jax.tree.map(jnp.zeros_like, params)
+    return start, start
 
 
 def by_block(fn: Callable[..., Array], weights: Params, *trees: Params) -> Params:

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods._blocks import block_sums, by_block
+from fedcmi_jax.methods._blocks import block_sums, by_block, zeros
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step
-from fedcmi_jax.types import Array, Model, Params, PyTree
+from fedcmi_jax.types import Array, Params, PyTree
 
 
 def feddyn(*, alpha: float = 0.1) -> Method:
@@ -35,11 +35,6 @@ def feddyn(*, alpha: float = 0.1) -> Method:
     """
     if not alpha > 0:
         raise ValueError(f"alpha: {alpha} is not positive; try 0.1")
-
-    def init(model: Model, params: Params, num_clients: int) -> tuple[Params, Params]:
-        del model, num_clients
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return zeros, zeros
 
     def update(
         client: Client, grads: Params, step: Step, context: PyTree
@@ -83,7 +78,7 @@ def feddyn(*, alpha: float = 0.1) -> Method:
 
     return Method(
         name="feddyn",
-        init=init,
+        init=zeros,
         update=update,
         finish=finish,
         weight=weight,

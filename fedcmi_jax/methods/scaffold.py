@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
-from fedcmi_jax.methods._blocks import by_block
+from fedcmi_jax.methods._blocks import by_block, zeros
 from fedcmi_jax.methods._checks import check_not_negative
 from fedcmi_jax.methods._momentum import momentum_gain
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step
-from fedcmi_jax.types import Mean, Model, Params, PyTree
+from fedcmi_jax.types import Mean, Params, PyTree
 
 Weights = Literal["data", "uniform"]
 
@@ -64,11 +64,6 @@ def scaffold(
     if variate_scale is not None:
         check_not_negative(variate_scale=variate_scale)
 
-    def init(model: Model, params: Params, num_clients: int) -> tuple[Params, Params]:
-        del model, num_clients
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return zeros, zeros
-
     def update(
         client: Client, grads: Params, step: Step, context: PyTree
     ) -> tuple[Params, PyTree]:
@@ -117,7 +112,7 @@ def scaffold(
     return Method(
         name="scaffold",
         momentum=momentum,
-        init=init,
+        init=zeros,
         update=update,
         finish=finish,
         merge=merge,

@@ -1,5 +1,7 @@
 """What several methods share: losses of samples, which samples and rounds count."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +13,12 @@ def cross_entropies(logits: Array, labels: Array) -> Array:
     """[B], -log softmax(z)[y] in nats; logits [B, C], labels [B]."""
     log_probs = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+
+
+def uniform(client: Client, context: Any) -> Array:
+    """``Method.weight`` of a mean in which all with training samples count alike."""
+    del context
+    return jnp.minimum(client.data.num_examples, 1).astype(jnp.float32)
 
 
 def mean_loss(client: Client) -> Array:

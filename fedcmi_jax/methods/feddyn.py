@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.methods._blocks import block_sums, by_block, zeros
+from fedcmi_jax.methods._samples import uniform
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step
-from fedcmi_jax.types import Array, Params, PyTree
+from fedcmi_jax.types import Params, PyTree
 
 
 def feddyn(*, alpha: float = 0.1) -> Method:
@@ -57,11 +58,7 @@ def feddyn(*, alpha: float = 0.1) -> Method:
             local_update.params,
             client.params,
         )
-        return block_sums(client, weight(client, context)), drift
-
-    def weight(client: Client, context: PyTree) -> Array:
-        del context
-        return jnp.minimum(client.data.num_examples, 1).astype(jnp.float32)
+        return block_sums(client, uniform(client, context)), drift
 
     def server_update(
         cohort: Cohort, mean_delta: Params, upload: Params
@@ -81,6 +78,6 @@ def feddyn(*, alpha: float = 0.1) -> Method:
         init=zeros,
         update=update,
         finish=finish,
-        weight=weight,
+        weight=uniform,
         server_update=server_update,
     )

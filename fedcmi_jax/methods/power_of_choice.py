@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
-from fedcmi_jax.methods._samples import mean_loss
+from fedcmi_jax.methods._samples import mean_loss, uniform
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Selection, Server
-from fedcmi_jax.types import Array, Model, PyTree
+from fedcmi_jax.types import Array, Model
 
 Draw = Literal["by_size", "uniform"]
 Average = Literal["uniform", "by_size"]
@@ -71,13 +71,7 @@ def power_of_choice(
         return Selection(ids, federation.available[ids], server.shared, server.memory)
 
     method = Method(name="power_of_choice", check=check, select=select)
-    return method._replace(weight=one) if average == "uniform" else method
-
-
-def one(client: Client, context: PyTree) -> Array:
-    """1 for a client with training samples: the weights of a uniform average."""
-    del context
-    return jnp.minimum(client.data.num_examples, 1)
+    return method._replace(weight=uniform) if average == "uniform" else method
 
 
 def candidate_clients(key: Array, sizes: Array, count: int, draw: Draw) -> Array:

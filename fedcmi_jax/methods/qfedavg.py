@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from fedcmi_jax.methods._blocks import block_sums, by_block
 from fedcmi_jax.methods._checks import check_not_negative
-from fedcmi_jax.methods._samples import mean_loss
+from fedcmi_jax.methods._samples import mean_loss, uniform
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
 from fedcmi_jax.types import Array, Params, PyTree, Sum, Sums
@@ -48,7 +48,7 @@ def qfedavg(*, q: float = 1.0, lipschitz: float | None = None) -> Method:
         return jnp.maximum(mean_loss(client), LOSS_FLOOR), {}
 
     def weight(client: Client, loss: Array) -> Array:
-        return loss**q * jnp.minimum(client.data.num_examples, 1)
+        return loss**q * uniform(client, loss)
 
     def finish(
         client: Client, local_update: LocalUpdate, loss: Array
@@ -57,8 +57,7 @@ def qfedavg(*, q: float = 1.0, lipschitz: float | None = None) -> Method:
         gaps = jax.tree.map(jnp.subtract, local_update.params, client.params)
         square = sum((x**2).sum() for x in jax.tree.leaves(gaps))
         h = q * loss ** (q - 1) * scale**2 * square + scale * loss**q
-        has_samples = jnp.minimum(client.data.num_examples, 1)
-        pair = jnp.stack([scale * loss**q, h]) * has_samples
+        pair = jnp.stack([scale * loss**q, h]) * uniform(client, loss)
         return block_sums(client, pair), client.memory
 
     def server_update(

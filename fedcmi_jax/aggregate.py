@@ -122,8 +122,7 @@ def mean_upload(total: PyTree) -> PyTree:
 
     def divided(leaf: Mean) -> Mean:
         def ratio(x: Array) -> Array:
-            w = _expand(leaf.weight, x)
-            return jnp.where(w > 0, x / jnp.where(w > 0, w, 1.0), 0.0)
+            return x * _inverse(_expand(leaf.weight, x))
 
         return Mean(jax.tree.map(ratio, leaf.value), leaf.weight)
 
@@ -165,13 +164,16 @@ def is_weight(weight: PyTree) -> Array:
 
 def mean_delta(sums: Params, weights: Params) -> Params:
     """sum / weight per block; zero where nobody owns the block."""
-    return jax.tree.map(
-        lambda w, block: jax.tree.map(
-            lambda x: jnp.where(w > 0, x / jnp.where(w > 0, w, 1.0), 0.0), block
-        ),
-        weights,
-        sums,
-    )
+    return scale_blocks(jax.tree.map(_inverse, weights), sums)
+
+
+def _inverse(weight: Array) -> Array:
+    """1 / weight, and 0 where it is 0.
+
+    A product with it, for XLA turns some divisions by a scalar into that product and
+    others not, which depends on the number of devices and shows in the last bit.
+    """
+    return jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
 
 
 def optimizer_step(

@@ -16,7 +16,7 @@ from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods.base import Method, personal_blocks
 from fedcmi_jax.round import round
-from fedcmi_jax.server import Setup
+from fedcmi_jax.server import LANES, Reduction, Setup
 from fedcmi_jax.types import Array, FederationState, Model, Params, PyTree, RoundInfo
 
 
@@ -53,6 +53,8 @@ def build_algorithm(
     rounds_per_call: int = 1,
     clip_norm: float | None = None,
     mesh: Mesh | None = None,
+    reduction: Reduction = "auto",
+    lanes: int = LANES,
 ) -> FederatedAlgorithm:
     """Binds a method, a model and a way of training to pure ``init`` and ``round``.
 
@@ -89,6 +91,8 @@ def build_algorithm(
         rounds_per_call,
         clip_norm,
         mesh,
+        reduction,
+        lanes,
     )
     return FederatedAlgorithm(
         init=functools.partial(init, setup),
@@ -150,13 +154,15 @@ def run(
       The state after them, and the infos stacked [rounds_per_call, ...], zero from
       ``num_rounds`` on.
     """
-    shapes = jax.eval_shape(functools.partial(round, setup), state, federation)[1]
+    # Jitted, so that the two uses of it share one trace.
+    one_round = jax.jit(functools.partial(round, setup))
+    shapes = jax.eval_shape(one_round, state, federation)[1]
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def body(state: FederationState, i: Array) -> tuple[FederationState, RoundInfo]:
         return jax.lax.cond(
             i < num_rounds,
-            lambda state: round(setup, state, federation),
+            lambda state: one_round(state, federation),
             lambda state: (state, nothing),
             state,
         )

@@ -1,9 +1,10 @@
 """The client axis: the only module that knows there is more than one client.
 
-A cohort is dealt to devices and cut into chunks. The clients of a chunk run together
-under ``vmap``; on every device a ``scan`` walks its chunks and accumulates their sums,
-so memory does not grow with the cohort; one reduction adds the devices' sums. Clients
-come longest first, and a chunk runs as long as ITS longest client.
+A cohort is cut into chunks, and the chunks are dealt to lanes. The clients of a chunk
+run together under ``vmap``; a ``scan`` walks the chunks of a lane and accumulates their
+sums, so memory does not grow with the cohort; a fixed tree adds the lanes' sums. Lanes
+are shared by the devices, so their number changes no bit. Clients come longest first,
+and a chunk runs as long as ITS longest client.
 """
 
 import functools
@@ -116,26 +117,47 @@ def longest_first(ids: Array, steps: Array) -> Array:
     return jnp.lexsort((ids, -steps))
 
 
-def deal(cohort: int, devices: int, chunk_size: int) -> np.ndarray:
-    """Deals a sorted cohort to devices in chunks of neighbours, back and forth.
+def deal(cohort: int, lanes: int, chunk_size: int) -> np.ndarray:
+    """Deals a sorted cohort to lanes in chunks of neighbours, back and forth.
 
     Args:
       cohort: K.
-      devices: How many share the cohort.
+      lanes: How many share the cohort.
       chunk_size: Clients per chunk.
 
     Returns:
-      [devices, chunks, chunk_size] places in the cohort; K where there is nobody.
+      [lanes, chunks, chunk_size] places in the cohort; K where there is nobody.
 
     Example:
       >>> deal(7, 2, 2).tolist()
       [[[0, 1], [6, 7]], [[2, 3], [4, 5]]]
     """
-    chunks = -(-cohort // (devices * chunk_size))
-    places = np.arange(chunks * devices * chunk_size)
-    table = np.minimum(places, cohort).reshape(chunks, devices, chunk_size)
+    chunks = -(-cohort // (lanes * chunk_size))
+    places = np.arange(chunks * lanes * chunk_size)
+    table = np.minimum(places, cohort).reshape(chunks, lanes, chunk_size)
     table[1::2] = table[1::2, ::-1]
     return table.swapaxes(0, 1)
+
+
+def lanes_of_devices(lanes: int, devices: int) -> np.ndarray:
+    """Which lanes each device walks: lane l is on device l mod D.
+
+    Args:
+      lanes: L.
+      devices: D.
+
+    Returns:
+      [D, ceil(L / D)] lanes; L where there is none.
+
+    Example:
+      >>> lanes_of_devices(8, 3).tolist()
+      [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+    """
+    return (
+        np.minimum(np.arange(-(-lanes // devices) * devices), lanes)
+        .reshape(-1, devices)
+        .T
+    )
 
 
 def map_clients(
@@ -148,6 +170,7 @@ def map_clients(
     *,
     num_clients: int,
     chunk_size: int,
+    lanes: int = 1,
     mesh: Mesh | None = None,
 ) -> tuple[PyTree, PyTree, Array]:
     """Runs ``update`` for every client of a cohort and sums what they send.
@@ -163,27 +186,38 @@ def map_clients(
       num_clients: N.
       chunk_size: Clients mapped together; a cohort that does not divide is padded with
         clients of id N, which contribute nothing.
+      lanes: Sums that are accumulated apart and then added in a fixed tree, so that the
+        result does not depend on how many of the devices, up to this many, share them.
+        0: as many as there are devices, and one ``psum``, whose order is the backend's.
       mesh: Devices that share the cohort; None: one.
 
     Returns:
       The sums, the new memory, and accepted [K].
     """
     count, devices = ids.shape[0], mesh.size if mesh else 1
-    chunk_size = min(chunk_size, -(-count // devices))
-    places = deal(count, devices, chunk_size)
+    chunk_size = min(chunk_size, count)
+    places = deal(count, min(lanes or devices, -(-count // chunk_size)), chunk_size)
+    count_lanes = len(places)
+    nobody = np.full_like(places[:1], count)
+    shared = lanes_of_devices(count_lanes, devices)
+    places = np.concatenate([places, nobody])[shared]
     cohort = Members(
         _dealt(ids, places, num_clients),
-        _dealt(participation, places, 0),
+        _dealt(participation > 0, places, 0),  # a byte each, for there may be many
         _dealt(steps, places, 0),
     )
-    walk = functools.partial(walk_chunks, update, chunk_size)
+    run = jax.jit(functools.partial(run_chunk, update))
     if mesh is None:
-        sums, memory, accepted = walk(seen, cohort, cohort.ids, memory)
+        cohort = jax.tree.map(lambda x: x[0], cohort)
+        result = walk_lanes(run, add_lanes, seen, cohort, cohort.ids, memory)
     else:
-        sums, memory, accepted = _walk_on_mesh(walk, mesh, seen, cohort, memory)
+        add = _psum if lanes == 0 else functools.partial(_gather, count_lanes)
+        walk = functools.partial(walk_lanes, run, add)
+        result = _walk_on_mesh(walk, mesh, seen, cohort, memory)
+    total, memory, accepted = result
     in_order = jnp.zeros(count, bool)
-    accepted = in_order.at[places.reshape(-1)].set(accepted, mode="drop")
-    return sums, memory, accepted
+    accepted = in_order.at[places.reshape(-1)].set(accepted.reshape(-1), mode="drop")
+    return total, memory, accepted
 
 
 class Members(NamedTuple):
@@ -195,51 +229,72 @@ class Members(NamedTuple):
 
 
 def _dealt(x: Array, places: np.ndarray, fill: int) -> Array:
-    """The cohort's rows in the order of ``deal``; ``fill`` where there is nobody."""
+    """The cohort's rows where they were dealt to; ``fill`` where there is nobody."""
     nobody = jnp.full((1, *x.shape[1:]), fill, x.dtype)
-    return jnp.concatenate([x, nobody])[places.reshape(-1)]
+    return jnp.concatenate([x, nobody])[places]
 
 
-def walk_chunks(
-    update: Callable[..., ClientUpdate],
-    chunk_size: int,
+def walk_lanes(
+    run: Callable[..., ClientUpdate],
+    add: Callable[[PyTree], PyTree],
     seen: PyTree,
     members: Members,
     rows: Array,
     memory: PyTree,
 ) -> tuple[PyTree, PyTree, Array]:
-    """The chunks of one device, one after the other.
+    """The lanes of one device, and the chunks of each, one after the other.
 
     Args:
-      update: For one client.
-      chunk_size: Clients mapped together.
+      run: ``run_chunk`` of an update.
+      add: The lanes' sums, leaves [L, ...] -> their sum over all devices.
       seen: What all clients see.
-      members: The device's clients [n].
-      rows: [n] their places in ``memory``; one past its end: nowhere.
+      members: The device's clients [L, chunks, chunk_size].
+      rows: Their places in ``memory``; one past its end: nowhere.
       memory: Leaves [rows, ...].
 
     Returns:
-      The sums, the new memory, and accepted [n].
+      The sums of all clients, the new memory, and accepted.
     """
-    run = functools.partial(run_chunk, update, seen)
+    first = jax.tree.map(lambda x: x[0, 0], (members, rows))
+    shapes = jax.eval_shape(run, seen, *first, memory).sums
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def body(carry: tuple[PyTree, PyTree], chunk: tuple[Members, Array]):
-        sums, memory = carry
-        result = run(chunk[0], chunk[1], memory)
-        sums = jax.tree.map(lambda total, x: total + x.sum(0), sums, result.sums)
+    def chunk(carry: tuple[PyTree, PyTree], of: tuple[Members, Array]):
+        total, memory = carry
+        # Kept apart, so that no rounding depends on what surrounds a client's work.
+        result = jax.lax.optimization_barrier(run(seen, *of, memory))
         memory = jax.tree.map(
-            lambda x, new: x.at[chunk[1]].set(new, mode="drop"), memory, result.memory
+            lambda x, new: x.at[of[1]].set(new, mode="drop"), memory, result.memory
         )
-        return (sums, memory), result.accepted
+        total = jax.tree.map(jnp.add, total, result.sums)
+        return (total, memory), result.accepted
 
-    chunks = jax.tree.map(
-        lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), (members, rows)
-    )
-    first = jax.tree.map(lambda x: x[0], chunks)
-    shapes = jax.eval_shape(lambda: run(first[0], first[1], memory).sums)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
-    (sums, memory), accepted = jax.lax.scan(body, (zeros, memory), chunks)
-    return sums, memory, accepted.reshape(-1)
+    def lane(memory: PyTree, of: tuple[Members, Array]):
+        (total, memory), accepted = jax.lax.scan(chunk, (zeros, memory), of)
+        return memory, (total, accepted)
+
+    memory, (totals, accepted) = jax.lax.scan(lane, memory, (members, rows))
+    sums = add(jax.lax.optimization_barrier(totals))
+    return jax.lax.optimization_barrier(sums), memory, accepted
+
+
+def add_lanes(totals: PyTree) -> PyTree:
+    """The sum over the lanes [L, ...], neighbours first: ((0 + 1) + (2 + 3)) + ...
+
+    Example:
+      >>> add_lanes(jnp.ones((5, 2))).tolist()
+      [5.0, 5.0]
+    """
+
+    def added(x: Array) -> Array:
+        while len(x) > 1:
+            odd = x[len(x) // 2 * 2 :]
+            x = x[: len(x) - len(odd)].reshape(-1, 2, *x.shape[1:])
+            x = x[:, 0] + x[:, 1]
+            x = jnp.concatenate([x, odd]) if len(odd) else x
+        return x[0]
+
+    return jax.tree.map(added, totals)
 
 
 def run_chunk(
@@ -249,15 +304,22 @@ def run_chunk(
     rows: Array,
     memory: PyTree,
 ) -> ClientUpdate:
-    """A chunk's clients under ``vmap``; a single one as it is. Leaves [chunk, ...]."""
+    """A chunk's clients under ``vmap``, a single one as it is.
+
+    Returns:
+      Their sum, memory [chunk, ...], accepted [chunk].
+    """
     own = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), memory)
     ids, participation, steps = members
+    participation = participation.astype(jnp.float32)
     longest = steps.max()
     if len(ids) == 1:
         one = jax.tree.map(lambda x: x[0], (ids, participation, own))
-        return jax.tree.map(lambda x: x[None], update(seen, *one, longest))
+        sums, *rest = update(seen, *one, longest)
+        return ClientUpdate(sums, *jax.tree.map(lambda x: x[None], rest))
     in_axes = (None, 0, 0, 0, None)
-    return jax.vmap(update, in_axes)(seen, ids, participation, own, longest)
+    mapped = jax.vmap(update, in_axes)(seen, ids, participation, own, longest)
+    return mapped._replace(sums=jax.tree.map(lambda x: x.sum(0), mapped.sums))
 
 
 def _walk_on_mesh(
@@ -267,13 +329,13 @@ def _walk_on_mesh(
     cohort: Members,
     memory: PyTree,
 ) -> tuple[PyTree, PyTree, Array]:
-    """Every device walks its share of the cohort; one reduction adds their sums."""
+    """Every device walks its lanes; one collective operation adds their sums."""
 
     def shard(seen: PyTree, members: Members, own: PyTree):
-        rows = jnp.arange(members.ids.shape[0])
+        members = jax.tree.map(lambda x: x[0], members)
+        rows = jnp.arange(members.ids.size).reshape(members.ids.shape)
         sums, own, accepted = walk(seen, members, rows, own)
-        flat, restore = ravel_pytree(sums)
-        return restore(jax.lax.psum(flat, AXIS)), own, accepted
+        return sums, own, accepted[None]
 
     mapped = jax.shard_map(
         shard,
@@ -282,9 +344,23 @@ def _walk_on_mesh(
         out_specs=(P(), P(AXIS), P(AXIS)),
         check_vma=False,
     )
-    own = jax.tree.map(lambda x: x.at[cohort.ids].get(mode="clip"), memory)
+    ids = cohort.ids.reshape(-1)
+    own = jax.tree.map(lambda x: x.at[ids].get(mode="clip"), memory)
     sums, own, accepted = mapped(seen, cohort, constrain(own, mesh, P(AXIS)))
-    memory = jax.tree.map(
-        lambda x, new: x.at[cohort.ids].set(new, mode="drop"), memory, own
-    )
+    memory = jax.tree.map(lambda x, new: x.at[ids].set(new, mode="drop"), memory, own)
     return sums, memory, accepted
+
+
+def _psum(totals: PyTree) -> PyTree:
+    """The sum over all devices' lanes in the backend's own order."""
+    flat, restore = ravel_pytree(add_lanes(totals))
+    return restore(jax.lax.psum(flat, AXIS))
+
+
+def _gather(lanes: int, totals: PyTree) -> PyTree:
+    """The sum over all devices' lanes in the order of ``add_lanes``."""
+    restore = ravel_pytree(jax.tree.map(lambda x: x[0], totals))[1]
+    flat = jax.vmap(lambda x: ravel_pytree(x)[0])(totals)
+    # Lane l is row l // D of device l mod D.
+    flat = jax.lax.all_gather(flat, AXIS, axis=1).reshape(-1, flat.shape[1])
+    return restore(add_lanes(flat[:lanes]))

@@ -41,9 +41,10 @@ def round(
     selection = select_cohort(setup, state, federation)
     cohort, sums, personal = train_cohort(setup, state, federation, selection)
 
-    upload = aggregate.mean_upload(sums.upload)
+    upload = jax.lax.optimization_barrier(aggregate.mean_upload(sums.upload))
     params, shared, optimizer_state = server_step(setup, state, cohort, sums, upload)
     stats = aggregate.mean_delta(sums.stats, sums.stats_weights)
+    stats = jax.lax.optimization_barrier(stats)
     shared, memory = setup.method.merge(cohort._replace(shared=shared), upload)
 
     # Clients that are not accepted keep their memory: only what the method's server
@@ -187,7 +188,10 @@ def server_step(
 
     Blocks that no accepted client owns stay as they are.
     """
-    delta = aggregate.mean_delta(sums.deltas, sums.weights)
+    # Kept apart from the step, so that no rounding depends on what XLA fuses it with.
+    delta = jax.lax.optimization_barrier(
+        aggregate.mean_delta(sums.deltas, sums.weights)
+    )
     if setup.method.server_update is not None:
         params, shared = setup.method.server_update(cohort, delta, upload)
         params = aggregate.where_owned(sums.weights, params, state.params)

@@ -2,19 +2,26 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from fedcmi_jax.choices import check_choice
 from fedcmi_jax.clients import ClientUpdate, longest_first, map_clients
 from fedcmi_jax.federation import ClientData, Federation
 from fedcmi_jax.local import LocalTraining, num_steps, train_client
 from fedcmi_jax.methods.base import Method, own_model
 from fedcmi_jax.methods.seen import Client, Kept, LocalUpdate, Server
 from fedcmi_jax.types import Array, FederationState, Model, PyTree
+
+Reduction = Literal["auto", "fixed", "fast"]
+"""How the sums of a cohort are added; see ``Setup``."""
+
+LANES = 8
+"""Partial sums by default: two to eight cores share them evenly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Setup:
       clip_norm: Largest l2 norm of a client's delta; None: no clipping.
       mesh: ``clients.client_mesh``: devices that share every cohort. State and
         federation must lie on it (``clients.replicate``); None: one device.
+      reduction: How the cohort's sums are added. fixed: over ``lanes`` in a fixed tree,
+        so that the number of devices, up to that many, does not change a bit; fast: one
+        sum per device and one all-reduce; auto: fixed on CPU, fast elsewhere.
+      lanes: Partial sums of a fixed reduction; memory for as many models.
 
     Raises:
       ValueError: A size is below 1, the norm is not positive, or the method is not
@@ -50,16 +61,24 @@ class Setup:
     rounds_per_call: int = 1
     clip_norm: float | None = None
     mesh: Mesh | None = None
+    reduction: Reduction = "auto"
+    lanes: int = LANES
 
     def __post_init__(self) -> None:
         """Refuses what cannot work."""
-        for name in ("clients_per_round", "chunk_size", "rounds_per_call"):
+        for name in ("clients_per_round", "chunk_size", "rounds_per_call", "lanes"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}: {value} is below 1; give at least 1")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(
                 f"clip_norm: {self.clip_norm} is not positive; None is no clipping"
+            )
+        check_choice("reduction", self.reduction, Reduction)
+        if self.mesh is not None and self.is_fixed and self.mesh.size > self.lanes:
+            raise ValueError(
+                f"lanes: {self.lanes} are too few for {self.mesh.size} devices; give "
+                f"at least {self.mesh.size}, or reduction=fast"
             )
         method = self.method
         if method.needs_projectors and not self.model.has_projectors:
@@ -73,6 +92,15 @@ class Setup:
                 "own; leave it out"
             )
         method.check(self.model, self.clients_per_round)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the reduction is ``fixed`` where the algorithm runs."""
+        if self.reduction != "auto":
+            return self.reduction == "fixed"
+        if self.mesh is not None:
+            return self.mesh.devices.flat[0].platform == "cpu"
+        return jax.default_backend() == "cpu"
 
 
 class Seen(NamedTuple):
@@ -169,6 +197,7 @@ def map_over(
         kept,
         num_clients=seen.federation.num_clients,
         chunk_size=setup.chunk_size,
+        lanes=setup.lanes if setup.is_fixed else 0,
         mesh=setup.mesh,
     )
 

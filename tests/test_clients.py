@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.clients import client_mesh, deal, replicate
+from fedcmi_jax.clients import (
+    add_lanes,
+    client_mesh,
+    deal,
+    lanes_of_devices,
+    replicate,
+)
 from fedcmi_jax.experiment import autotune
 from fedcmi_jax.testing.problem import (
     SIZES,
     algorithm,
     assert_close,
+    assert_equal,
     dataset,
     federation,
     model,
+    plain,
     rounds,
 )
 
@@ -31,7 +39,8 @@ METHODS = {
 }
 
 
-QUICK = (("fedavg", 2), ("fedcmi", 8), ("scaffold", 2), ("power_of_choice", 2))
+QUICK = (("fedcmi", 2), ("scaffold", 8))
+"""What the quick tests compile on several devices."""
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 7, 24])
@@ -58,23 +67,77 @@ def test_deal_balances_falling_work():
             devices,
             marks=() if (name, devices) in QUICK else pytest.mark.slow,
         )
-        for name in METHODS
-        for devices in ((1, 2, 4, 8) if name in ("fedavg", "fedcmi") else (2, 8))
-    ],
+        for name in (*fc.methods.REGISTRY, "personal")
+        for devices in ((1, 2, 4, 8) if name in ("fedavg", "fedcmi") else (2,))
+    ]
+    + [("scaffold", 8)],
 )
-def test_device_count_changes_nothing(name, devices):
-    method = METHODS[name]
-    expected, expected_info = rounds(algorithm(method), federation())
-    mesh = client_mesh(devices)
-    problem = algorithm(method, mesh=mesh, chunk_size=2)
-    fed = replicate(federation(), mesh)
-    state, info = rounds(problem, fed)
+def test_device_count_changes_no_bit(name, devices):
+    """At the compiler flags that ship, sums in lanes are those of one device."""
+    method = METHODS["personal"] if name == "personal" else fc.methods.REGISTRY[name]()
+    expected, expected_info = on_devices(method, None)
+    state, info = on_devices(method, client_mesh(devices))
+    assert_equal(state, expected)
+    assert_equal(info, expected_info)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_device_count_changes_no_bit_with_convolutions(devices):
+    data, parts = images()
+    encoders = {m: fc.models.convnet(features=8) for m in data.modalities}
+    net = fc.models.two_projector(encoders, data.shapes, 4, width=8)
+    fed = fc.build_federation(data, parts)
+    expected, _ = on_devices(fc.methods.fedcmi(), None, fed, net)
+    state, _ = on_devices(fc.methods.fedcmi(), client_mesh(devices), fed, net)
+    assert_equal(state, expected)
+
+
+def on_devices(method, mesh, fed=None, net=None):
+    """Two rounds of everybody at default compiler flags, fetched from the devices."""
+    fed = federation() if fed is None else fed
+    size = fed.num_clients
+    problem = algorithm(method, net, mesh=mesh, clients_per_round=size)
+    step = jax.jit(problem.round)
+    placed = replicate(fed, mesh)
+    return jax.device_get(plain(rounds(problem, placed, 2, step=step)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_fast_reduction_is_close(name):
+    expected, expected_info = rounds(algorithm(METHODS[name]), federation())
+    mesh = client_mesh(2)
+    problem = algorithm(METHODS[name], mesh=mesh, chunk_size=2, reduction="fast")
+    state, info = rounds(problem, replicate(federation(), mesh))
     assert_close(jax.device_get(state.params), expected.params)
     assert_close(jax.device_get(state.memory), expected.memory)
     assert_close(jax.device_get(state.shared), expected.shared)
     assert_close(jax.device_get(info.metrics), expected_info.metrics)
     np.testing.assert_array_equal(info.cohort, expected_info.cohort)
     np.testing.assert_array_equal(info.accepted, expected_info.accepted)
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 8])
+@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+def test_every_lane_is_on_one_device(lanes, devices):
+    table = lanes_of_devices(lanes, devices)
+    assert len(table) == devices
+    assert sorted(table[table < lanes].tolist()) == list(range(lanes))
+    for device, own in enumerate(table):
+        assert set(own[own < lanes] % devices) <= {device}
+
+
+def test_lanes_are_added_in_a_tree():
+    """Neighbours first: 1 is lost beside 1e8, but not beside its neighbour -1e8."""
+    totals = jnp.array([1e8, 1.0, -1e8, 0.0, 3.0], jnp.float32)
+    assert float(add_lanes(totals)) == 3.0
+    assert float(add_lanes(jnp.array([1e8, -1e8, 1.0, 0.0, 3.0]))) == 4.0
+
+
+def test_too_few_lanes_is_one_line():
+    with pytest.raises(ValueError, match="lanes: 4 are too few for 8 devices; give"):
+        algorithm(METHODS["fedavg"], mesh=client_mesh(8), lanes=4)
 
 
 def test_memory_is_spread_over_devices_that_divide_the_clients():
@@ -113,9 +176,8 @@ def test_too_many_devices_is_one_line():
         client_mesh(9)
 
 
-@pytest.fixture(scope="module")
-def program():
-    """The optimised program of a convnet round on two devices, and one device's."""
+def images():
+    """Forty gray and colour images of four clients."""
     shapes = {"gray": (12, 12, 1), "color": (12, 12, 3)}
     rng = np.random.default_rng(0)
 
@@ -124,9 +186,15 @@ def program():
         return fc.data.Split(inputs, rng.integers(0, 4, n).astype(np.int32))
 
     data = fc.data.Dataset("images", tuple(shapes), tuple("abcd"), split(40), split(4))
-    parts = fc.partition.iid(data.train, 4, rng)
+    return data, fc.partition.iid(data.train, 4, rng)
+
+
+@pytest.fixture(scope="module")
+def program():
+    """The optimised program of a convnet round on two devices, and one device's."""
+    data, parts = images()
     fed = fc.build_federation(data, parts)
-    encoders = {m: fc.models.convnet(features=8) for m in shapes}
+    encoders = {m: fc.models.convnet(features=8) for m in data.modalities}
     net = fc.models.two_projector(encoders, data.shapes, 4, width=8)
     mesh = client_mesh(2)
     problem = algorithm(fc.methods.fedcmi(), net, clients_per_round=4, mesh=mesh)
@@ -146,7 +214,9 @@ def test_program_has_no_float64_and_no_host_callback(program):
 
 
 def test_program_reduces_over_devices_once(program):
-    assert program[1].count(" all-reduce(") == 1
+    """A fixed reduction gathers the lanes' sums; a fast one is a single all-reduce."""
+    assert program[1].count(" all-gather(") == 1
+    assert program[1].count(" all-reduce(") == 0
 
 
 def test_program_never_copies_the_data_set(program):

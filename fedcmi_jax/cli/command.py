@@ -59,8 +59,8 @@ class Launch:
 
     Attributes:
       devices: Devices that share every cohort; auto: all there are.
-      host_devices: Devices to split the CPU into, one per core is best; None: it is one
-        device.
+      host_devices: Devices to split the CPU into; None: one per core, at most eight; of
+        several processes each has one.
       coordinator: HOST:PORT of process 0, for several processes that train together, of
         which process 0 writes; None: alone, or found on TPU pods and under SLURM.
       num_processes: Number of these processes.

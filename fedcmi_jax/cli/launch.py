@@ -1,7 +1,7 @@
 """Where a command runs: devices and processes. Never part of a run's configuration.
 
-A run may be resumed on another number of devices; its results are the same up to the
-order of summation.
+A run may be resumed on another number of devices: on CPU its results are the same to
+the bit, elsewhere (or with reduction=fast) up to the order of summation.
 """
 
 import os
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from fedcmi_jax import backend
 from fedcmi_jax.cli.command import Launch
 from fedcmi_jax.clients import client_mesh
+from fedcmi_jax.server import LANES
 
 
 def check(launch: Launch) -> None:
@@ -47,8 +48,13 @@ def check(launch: Launch) -> None:
         )
 
 
-def start(launch: Launch) -> Mesh | None:
+def start(launch: Launch, *, spreads: bool = True) -> Mesh | None:
     """Starts JAX as asked; must come before anything else touches a device.
+
+    Args:
+      launch: What was asked.
+      spreads: Whether the command can use several devices; else the CPU is one, unless
+        more are asked for.
 
     Returns:
       The mesh to deal clients over; None for a single device.
@@ -59,9 +65,13 @@ def start(launch: Launch) -> Mesh | None:
     """
     check(launch)
     keep_programs()
+    several = launch.coordinator is not None or _is_cluster()
     if launch.host_devices is not None:
         jax.config.update("jax_num_cpu_devices", launch.host_devices)
-    if launch.coordinator is not None or _is_cluster():
+    elif spreads and not several and not _speaks_of_devices():
+        cores = len(os.sched_getaffinity(0))
+        jax.config.update("jax_num_cpu_devices", min(cores, LANES))
+    if several:
         # Used on CPU only; other backends bring their own.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         try:
@@ -85,6 +95,12 @@ def keep_programs() -> None:
         root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(root) / "fedcmi_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _speaks_of_devices() -> bool:
+    """Whether the environment says how many devices the CPU is."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in flags
 
 
 def _is_cluster() -> bool:

@@ -47,7 +47,7 @@ def train(options: Train) -> int:
     else:
         folder = pathlib.Path(config.output)
     check_free(folder)
-    mesh = launch.start(options.launch)
+    mesh = launch.start(options.launch, spreads=not config.map_seeds)
     trainer = _prepared(config, mesh)
     if not hosts.is_main():
         return _run(trainer, folder)
@@ -72,9 +72,9 @@ def resume(options: Resume) -> int:
     """
     folder = options.run_folder
     check_run(folder)
-    mesh = launch.start(options.launch)
+    config = training.read_config(folder)
+    mesh = launch.start(options.launch, spreads=not config.map_seeds)
     with lock(folder) if hosts.is_main() else contextlib.nullcontext():
-        config = training.read_config(folder)
         if (folder / training.SUMMARY).exists():
             return _finished(config, folder)
         return _run(_prepared(config, mesh), folder)

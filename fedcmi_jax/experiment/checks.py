@@ -28,6 +28,7 @@ def check_config(config: "Config") -> None:
         "eval_every": config.eval_every,
         "checkpoint_every": config.checkpoint_every,
         "chunk_size": 1 if config.chunk_size == "auto" else config.chunk_size,
+        "lanes": config.lanes,
         "local.epochs": config.local.epochs,
         "local.batch_size": config.local.batch_size,
         "model.width": config.model.width,

@@ -18,6 +18,7 @@ from fedcmi_jax.experiment.sections import (
 )
 from fedcmi_jax.experiment.sections import create as create
 from fedcmi_jax.experiment.sections import lookup as lookup
+from fedcmi_jax.server import LANES, Reduction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +148,11 @@ class Config:
       rounds_per_call: Rounds per compiled call at most; None: as eval_every.
       chunk_size: Clients computed together, speed and memory only; auto: a few sizes
         are timed when the run begins and the fastest is kept.
+      reduction: How a cohort's sums are added. fixed: in a fixed order, so that the
+        number of devices changes no bit of the results; fast: one all-reduce; auto:
+        fixed on CPU, fast elsewhere.
+      lanes: Partial sums of a fixed reduction, at least as many as devices; part of the
+        results.
       clip_norm: Largest l2 norm of a client's update; None: no clipping.
       stream: Keep samples on the host and send each round's cohort to the device while
         the round before runs; for data that do not fit the device. Same results.
@@ -180,6 +186,8 @@ class Config:
     checkpoint_every: int = 10
     rounds_per_call: int | None = None
     chunk_size: int | Literal["auto"] = 1
+    reduction: Reduction = "auto"
+    lanes: int = LANES
     clip_norm: float | None = None
     stream: bool = False
     output: str | None = None

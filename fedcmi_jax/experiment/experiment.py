@@ -212,6 +212,8 @@ def _algorithms(
             rounds_per_call=rounds_per_call(config),
             clip_norm=config.clip_norm,
             mesh=mesh,
+            reduction=config.reduction,
+            lanes=config.lanes,
         )
         return over_seeds(algorithm) if config.map_seeds else algorithm
 

@@ -34,7 +34,8 @@ def class_probabilities(
     one_hot = jax.nn.one_hot(labels, num_classes) * weights[:, None]
     counts = one_hot.sum(0)
     totals = at_labels(jax.nn.softmax(logits), labels).T @ one_hot
-    return totals / jnp.maximum(counts, 1.0)[None], (counts > 0).astype(jnp.float32)
+    inverse = 1.0 / jnp.maximum(counts, 1.0)
+    return totals * inverse[None], (counts > 0).astype(jnp.float32)
 
 
 def mean_ratios(
@@ -56,7 +57,7 @@ def mean_ratios(
       [M] float32; 1 for the reference and if no class is present.
     """
     p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
-    r = p / p[argmax_last(available)][None]
+    r = p * (1.0 / p[argmax_last(available)])[None]
     count = jnp.maximum(present.sum(), 1.0)
     if mean == "geometric":
         average = jnp.exp((jnp.log(r) * present[None]).sum(1) / count)
@@ -92,7 +93,8 @@ def class_temperatures(
       [M, C] float32; row d is 1.
     """
     p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
-    lead = (p[dominant][None] / p) * (ratios / ratios[dominant])[:, None]
+    relative = ratios * (1.0 / ratios[dominant])
+    lead = p[dominant][None] * (1.0 / p) * relative[:, None]
     sharper = 1.0 / (1.0 + gamma * jnp.log(jnp.maximum(lead, 1.0)))
     temperatures = jnp.where(present[None] > 0, sharper, 1.0)
     return jnp.maximum(temperatures, min_temperature)
@@ -129,8 +131,9 @@ def distillation_loss(
     Returns:
       Scalar, nats.
     """
-    target = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature[:, None])
-    log_probs = jax.nn.log_softmax(student / temperature[:, None])
+    sharpness = (1.0 / temperature)[:, None]
+    target = jax.nn.softmax(jax.lax.stop_gradient(teacher) * sharpness)
+    log_probs = jax.nn.log_softmax(student * sharpness)
     cross_entropy = -(target * log_probs).sum(-1)
     total = (cross_entropy * emphasis * weights).sum()
     return total / jnp.maximum(weights.sum(), 1.0)

@@ -187,6 +187,6 @@ def replace_missing(
       Modality -> [B, D].
     """
     has = {m: available[:, i : i + 1] for i, m in enumerate(modalities)}
-    present = jnp.maximum(available.sum(1, keepdims=True), 1.0)
-    stand_in = sum(infiltration[m] * has[m] for m in modalities) / present
+    share = 1.0 / jnp.maximum(available.sum(1, keepdims=True), 1.0)
+    stand_in = share * sum(infiltration[m] * has[m] for m in modalities)
     return {m: jnp.where(has[m] > 0, own[m], stand_in) for m in modalities}

@@ -199,13 +199,10 @@ def training_loop(conv, clients):
     return jax.jit(train).lower(*args).compile()
 
 
-OURS = functools.partial(nn.Conv, conv_general_dilated_cls=lambda: convolution)
-
-
 @pytest.mark.parametrize("clients", [1, 2])
 def test_training_has_no_convolution_that_is_slow_in_loops(clients):
     assert slow_in_loops(training_loop(nn.Conv, clients)) != []
-    assert slow_in_loops(training_loop(OURS, clients)) == []
+    assert slow_in_loops(training_loop(fc.models.Conv, clients)) == []
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import json
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.bench import peers, workloads
+from fedcmi_jax.bench import layers, peers, workloads
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import sweep, timing
 from fedcmi_jax.experiment.experiment import build
@@ -63,6 +63,28 @@ def test_bench_pads_the_uneven_workload(tiny):
     padded = [r for r in rows if r["entry"].endswith("padded to the maximum")]
     assert len(padded) == 2
     assert all("ratio" in row for row in padded)
+
+
+def test_bench_measures_convolutions_alone(tiny, monkeypatch, capsys):
+    few = (
+        layers.Layer("small / 2", 2, (6, 5), 3, 4, 3, 2),
+        layers.Layer("small stem", 2, (6, 5), 1, 4, 3, first=True),
+    )
+    monkeypatch.setattr(layers, "LAYERS", few)
+    monkeypatch.setattr(layers, "REPEATED_FLOP", 1e4)
+    cores = []
+    monkeypatch.setattr("os.sched_setaffinity", lambda _, c: cores.append(c))
+    assert main(["bench", "--workload=layers", "--repeats=2", "--devices=1"]) == 0
+    assert [len(c) for c in cores] == [1]
+    assert "| small / 2 |" in capsys.readouterr().out
+    with open("bench-layers.json") as file:
+        rows = json.load(file)["results"]
+    assert [row["entry"] for row in rows] == ["small / 2", "small stem"]
+    outputs = 2 * 3 * 3
+    assert rows[0]["flops"] == 3 * 2 * outputs * 9 * 3 * 4
+    assert rows[1]["flops"] == 2 * 2 * (2 * 6 * 5) * 9 * 4
+    for row in rows:
+        assert row["share_of_peak"]["median"] > 0
 
 
 def test_uneven_sizes_have_the_padding_ratio_asked_for():

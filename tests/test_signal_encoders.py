@@ -1,4 +1,4 @@
-"""Signal encoders: the 1-D convolution by definition, shapes, masks, per-client use."""
+"""Signal encoders: shapes, masks, per-client use."""
 
 import jax
 import jax.numpy as jnp
@@ -6,34 +6,11 @@ import numpy as np
 import pytest
 
 from fedcmi_jax import models
-from fedcmi_jax.models.signal_encoders import Conv1D, pool_pairs
+from fedcmi_jax.models.signal_encoders import pool_pairs
 
 
 def normal(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
-
-
-@pytest.mark.parametrize("kernel", [1, 5])
-def test_conv1d_equals_lax_conv(kernel):
-    x = normal(2, 9, 3)
-    layer = Conv1D(4, kernel)
-    params = layer.init(jax.random.key(1), x)
-    p = params["params"]
-    expected = jax.lax.conv_general_dilated(
-        x,
-        p["kernel"],
-        (1,),
-        [(kernel // 2, kernel // 2)],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-    )
-    expected = expected + p["bias"][None, None]
-    np.testing.assert_allclose(layer.apply(params, x), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_conv1d_initialisation():
-    p = Conv1D(64, 5).init(jax.random.key(0), jnp.zeros((1, 8, 32)))["params"]
-    np.testing.assert_allclose(p["kernel"].std(), np.sqrt(2 / (64 * 5)), rtol=0.05)
-    assert abs(p["bias"]).max() <= (5 * 32) ** -0.5
 
 
 @pytest.mark.parametrize("length", [8, 9])

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from fedcmi_jax import methods
-from fedcmi_jax.bench import measure, peers
+from fedcmi_jax.bench import layers, measure, peers
 from fedcmi_jax.bench.workloads import WORKLOADS
 from fedcmi_jax.cli import launch
 from fedcmi_jax.cli.commands import Bench
@@ -30,7 +30,7 @@ def plan_of(options: Bench) -> measure.Plan:
       >>> plan_of(Bench(clients="10,100")).clients
       (10, 100)
     """
-    lookup("workload", options.workload, [*WORKLOADS, "all"])
+    lookup("workload", options.workload, [*WORKLOADS, "layers", "all"])
     everything = options.method == "all"
     names = list(methods.REGISTRY) if everything else options.method.split(",")
     known = [*methods.REGISTRY, "all"]
@@ -71,6 +71,10 @@ def run(options: Bench) -> int:
       ValueError: An option is impossible.
     """
     plan = plan_of(options)
+    alone = options.workload == "layers"
+    if alone and hasattr(os, "sched_setaffinity"):
+        # One core, before JAX counts them for its threads.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     mesh = launch.start(options.launch)
     log = functools.partial(print, flush=True)
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are shown
@@ -86,11 +90,16 @@ def run(options: Bench) -> int:
     }
     log(f"{report['machine']}, {report['devices']} device(s), jax {jax.__version__}")
     log(f"float32 matmul peak {report['matmul_peak_flops'] / 1e9:.0f} GFLOP/s")
-    log(
-        "| workload | clients | entry | ms per round (min-max) | ms per client "
-        "| compile s | temp MB | GFLOP/s | ratio |"
-    )
-    log("|---|---|---|---|---|---|---|---|---|")
+    if alone:
+        log("| layer | ms (min-max) | GFLOP/s | share of one core's matmul peak |")
+        log("|---|---|---|---|")
+        for row in layers.rows(options.repeats):
+            report["results"].append(row)
+            log(_layer_line(row))
+        chosen = []
+    else:
+        log(_HEADER)
+        log("|---|---|---|---|---|---|---|---|---|")
     for name in chosen:
         for row in measure.rows(name, plan, mesh):
             report["results"].append(row)
@@ -103,6 +112,11 @@ def run(options: Bench) -> int:
     return 0
 
 
+_HEADER = (
+    "| workload | clients | entry | ms per round (min-max) | ms per client "
+    "| compile s | temp MB | GFLOP/s | ratio |"
+)
+
 _PLACES = ("launch", "peers")
 """Options that log where to run: the report has the devices themselves."""
 
@@ -112,6 +126,17 @@ def _machine() -> str:
     if device.platform != "cpu":
         return device.device_kind
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def _layer_line(row: dict[str, Any]) -> str:
+    time, share = row["seconds"], row["share_of_peak"]
+    ms = [f"{1e3 * time[k]:.4g}" for k in ("median", "min", "max")]
+    shares = [f"{share[k]:.2f}" for k in ("median", "min", "max")]
+    return (
+        f"| {row['entry']} | {ms[0]} ({ms[1]}-{ms[2]}) "
+        f"| {row['flops'] / time['median'] / 1e9:.1f} "
+        f"| {shares[0]} ({shares[1]}-{shares[2]}) |"
+    )
 
 
 def _line(row: dict[str, Any]) -> str:

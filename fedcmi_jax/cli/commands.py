@@ -149,7 +149,8 @@ class Bench(Command):
     """Times compiled rounds, ours and others' in turns.
 
     Attributes:
-      workload: One of mlp, convnet, uneven, resnet18, or all.
+      workload: One of mlp, convnet, uneven, resnet18, or all of these; or layers: every
+        convolution of convnet and resnet18 alone, forward and backward, on one core.
       method: Methods, comma-separated, or all.
       clients: Client counts, comma-separated; empty: the workload's own.
       chunk_size: Clients computed together; 0: the workload's own; auto: measured.

@@ -5,7 +5,6 @@ An encoder is a factory with keyword-only options that returns a linen module wh
 and a line in ``ENCODERS``.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,14 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.models.layers import (
-    NORMS,
-    BatchNorm,
-    Conv,
-    Lowering,
-    dense,
-    max_pool,
-)
+from fedcmi_jax.models.layers import NORMS, BatchNorm, conv, dense, max_pool
 from fedcmi_jax.models.signal_encoders import har_conv, spectrogram_conv
 from fedcmi_jax.models.text_encoder import text
 from fedcmi_jax.types import Array
@@ -50,20 +42,17 @@ class ConvNet(nn.Module):
 
     features: int
     norm: str
-    lowering: Lowering = "auto"
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps images [B, H, W, channels] to [B, features]."""
         x, scale, shift = NORMS[self.norm](name="norm")(x, mask, train)
-
-        conv = functools.partial(Conv, lowering=self.lowering)
-        x = conv(32, 5, padding=2, name="conv1")(x, scale, shift)
+        x = conv(x, 32, 5, scale=scale, shift=shift, name="conv1")
         # Pooling before the ReLU: the same values at a quarter of the work.
         x = jax.nn.relu(max_pool(x))
-        x = jax.nn.relu(conv(32, 3, padding=1, name="conv2")(x))
-        x = jax.nn.relu(conv(64, 3, stride=2, padding=1, name="conv3")(x))
-        x = jax.nn.relu(conv(64, 3, padding=1, name="conv4")(x))
+        x = jax.nn.relu(conv(x, 32, 3, name="conv2"))
+        x = jax.nn.relu(conv(x, 64, 3, 2, name="conv3"))
+        x = jax.nn.relu(conv(x, 64, 3, name="conv4"))
         return dense(self.features, "dense")(x.mean((1, 2)))
 
 
@@ -74,12 +63,11 @@ def conv_norm(
     features: int,
     kernel: int,
     stride: int,
-    conv: str,
-    norm: str,
+    names: tuple[str, str],
 ) -> Array:
     """BatchNorm(convolution without bias), in the calling module under these names."""
-    x = Conv(features, kernel, stride, kernel // 2, use_bias=False, name=conv)(x)
-    x, scale, shift = BatchNorm(name=norm)(x, mask, train)
+    x = conv(x, features, kernel, stride, use_bias=False, name=names[0])
+    x, scale, shift = BatchNorm(name=names[1])(x, mask, train)
     return x * scale[None, None, None] + shift[None, None, None]
 
 
@@ -97,7 +85,7 @@ class ResNet18(nn.Module):
         frames = x.shape[1] if x.ndim == 5 else 1
         x = x.reshape(-1, *x.shape[-3:])
         mask = jnp.repeat(mask, frames)
-        x = conv_norm(x, mask, train, 64, 7, 2, "conv1", "norm1")
+        x = conv_norm(x, mask, train, 64, 7, 2, ("conv1", "norm1"))
         x = max_pool(jax.nn.relu(x))
         for i, features in enumerate((64, 64, 128, 128, 256, 256, 512, 512)):
             x = Block(features, 1 + (features != x.shape[-1]), name=f"block{i}")(
@@ -116,11 +104,11 @@ class Block(nn.Module):
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
         features, stride = self.features, self.stride
-        y = conv_norm(x, mask, train, features, 3, stride, "conv1", "norm1")
-        y = conv_norm(jax.nn.relu(y), mask, train, features, 3, 1, "conv2", "norm2")
+        y = conv_norm(x, mask, train, features, 3, stride, ("conv1", "norm1"))
+        y = conv_norm(jax.nn.relu(y), mask, train, features, 3, 1, ("conv2", "norm2"))
         if stride > 1:
             names = ("shortcut", "shortcut_norm")
-            x = conv_norm(x, mask, train, features, 1, stride, *names)
+            x = conv_norm(x, mask, train, features, 1, stride, names)
         return jax.nn.relu(x + y)
 
 
@@ -138,16 +126,14 @@ def convnet(
     *,
     features: int = 512,
     norm: Literal["batch", "group"] = "batch",
-    lowering: Lowering = "auto",
 ) -> nn.Module:
     """The CG-MNIST convolutional net (methods 0.2).
 
     Args:
       features: Width F of the last linear layer (512 in the reference code).
       norm: Normalisation of the input: masked BatchNorm, or GroupNorm (no state).
-      lowering: How convolutions are computed: patches, lax, or auto: by backend.
     """
-    return ConvNet(features, norm, lowering)
+    return ConvNet(features, norm)
 
 
 def resnet18() -> nn.Module:

@@ -1,9 +1,4 @@
-"""Encoders of sensor signals and spectrograms.
-
-As in ``encoders``: what XLA runs badly under per-client weights is avoided. A 1-D
-convolution is shifted slices times a matrix; the square kernels of ``layers.Conv``
-would do k times the work on a signal.
-"""
+"""Encoders of sensor signals and spectrograms."""
 
 from typing import Literal
 
@@ -11,39 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.models.layers import (
-    NORMS,
-    Conv,
-    Lowering,
-    dense,
-    kaiming_normal_fan_out,
-    torch_conv_bias,
-)
+from fedcmi_jax.models.layers import NORMS, conv, dense
 from fedcmi_jax.types import Array
-
-
-class Conv1D(nn.Module):
-    """Convolution along time, zero padding of k // 2 on both sides, stride 1.
-
-    Attributes:
-      features: Output channels.
-      kernel: Odd length k of the kernel.
-    """
-
-    features: int
-    kernel: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [B, T, C] to [B, T, features]."""
-        k, length, channels = self.kernel, x.shape[1], x.shape[2]
-        weights = self.param(
-            "kernel", kaiming_normal_fan_out, (k, channels, self.features)
-        )
-        bias = self.param("bias", torch_conv_bias(k * channels), (self.features,))
-        x = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0)))
-        taps = jnp.concatenate([x[:, i : i + length] for i in range(k)], axis=-1)
-        return taps @ weights.reshape(-1, self.features) + bias[None, None]
 
 
 class HarConv(nn.Module):
@@ -62,7 +26,7 @@ class HarConv(nn.Module):
         x, scale, shift = NORMS[self.norm](name="norm")(x, mask, train)
         x = x * scale[None, None] + shift[None, None]
         for i, channels in enumerate((32, 64, 128)):
-            x = pool_pairs(Conv1D(channels, 5, name=f"conv{i + 1}")(x))
+            x = pool_pairs(conv(x, channels, 5, name=f"conv{i + 1}"))
             x = jax.nn.relu(x)  # after pooling: the same values at half the work
         return dense(self.features, "dense")(x.mean(1))
 
@@ -76,15 +40,14 @@ class SpectrogramConv(nn.Module):
 
     features: int
     norm: str
-    lowering: Lowering
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps spectrograms [B, frequencies, frames, channels] to [B, features]."""
         x, scale, shift = NORMS[self.norm](name="norm")(x, mask, train)
-        for i, channels in enumerate((16, 32, 64)):
-            conv = Conv(channels, 3, 2, 1, lowering=self.lowering, name=f"conv{i + 1}")
-            x = jax.nn.relu(conv(x, scale, shift) if i == 0 else conv(x))
+        x = jax.nn.relu(conv(x, 16, 3, 2, scale=scale, shift=shift, name="conv1"))
+        x = jax.nn.relu(conv(x, 32, 3, 2, name="conv2"))
+        x = jax.nn.relu(conv(x, 64, 3, 2, name="conv3"))
         return dense(self.features, "dense")(x.mean(2).reshape(len(x), -1))
 
 
@@ -110,13 +73,11 @@ def spectrogram_conv(
     *,
     features: int = 128,
     norm: Literal["batch", "group"] = "batch",
-    lowering: Lowering = "auto",
 ) -> nn.Module:
     """2-D convolutions on spectrograms [frequencies, frames, 1] that keep the pitch.
 
     Args:
       features: Width F of the last linear layer.
       norm: Normalisation of the input: masked BatchNorm, or GroupNorm (no state).
-      lowering: How convolutions are computed: patches, lax, or auto: by backend.
     """
-    return SpectrogramConv(features, norm, lowering)
+    return SpectrogramConv(features, norm)

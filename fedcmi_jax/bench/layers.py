@@ -1,0 +1,139 @@
+"""Every convolution of the benchmark's models alone: how near to the matmul peak."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedcmi_jax.experiment import timing
+from fedcmi_jax.models.convolution import CHANNELS_LAST, convolution
+from fedcmi_jax.types import Array
+
+REPEATED_FLOP = 2e9
+"""A loop repeats a layer up to about this many FLOP: long against its start."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution with zero padding of k // 2, as the encoders call it.
+
+    Attributes:
+      name: Model and layer.
+      batch: B, as in the workload.
+      size: (H, W) of its input.
+      channels: C; the channel of ones that carries BatchNorm's shift included.
+      features: F.
+      kernel: k.
+      stride: s.
+      first: Whether nothing before it is trained, so that no dx is asked for.
+    """
+
+    name: str
+    batch: int
+    size: tuple[int, int]
+    channels: int
+    features: int
+    kernel: int
+    stride: int = 1
+    first: bool = False
+
+    @property
+    def flop(self) -> float:
+        """Of forward pass and gradients, padding counted."""
+        outputs = self.batch
+        for side in self.size:
+            outputs *= -(-side // self.stride)
+        forward = 2.0 * outputs * self.kernel**2 * self.channels * self.features
+        return forward * (2 if self.first else 3)
+
+
+def _resnet18() -> Iterator[Layer]:
+    yield Layer("resnet18 visual stem", 16, (224, 224), 3, 64, 7, 2, first=True)
+    yield Layer("resnet18 audio stem", 16, (257, 299), 1, 64, 7, 2, first=True)
+    for modality, size in (("visual", (56, 56)), ("audio", (65, 75))):
+        channels = 64
+        for features in (64, 128, 256, 512):
+            name = f"resnet18 {modality} {features}"
+            if features > channels:
+                yield Layer(f"{name} / 2", 16, size, channels, features, 3, 2)
+                yield Layer(f"{name} shortcut", 16, size, channels, features, 1, 2)
+                size = (-(-size[0] // 2), -(-size[1] // 2))
+            yield Layer(name, 16, size, features, features, 3)
+            channels = features
+
+
+LAYERS = (
+    Layer("convnet gray conv1", 64, (28, 28), 2, 32, 5, first=True),
+    Layer("convnet color conv1", 64, (28, 28), 4, 32, 5, first=True),
+    Layer("convnet conv2", 64, (14, 14), 32, 32, 3),
+    Layer("convnet conv3", 64, (14, 14), 32, 64, 3, 2),
+    Layer("convnet conv4", 64, (7, 7), 64, 64, 3),
+    *_resnet18(),
+)
+"""The convolutions of the workloads ``convnet`` and ``resnet18``, equal ones once."""
+
+
+def program(layer: Layer) -> tuple[Callable[[], float], int]:
+    """A loop of forward passes and gradients: runs it, its seconds; and its length."""
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (layer.batch, *layer.size, layer.channels))
+    shape = (layer.kernel, layer.kernel, layer.channels, layer.features)
+    w = jax.random.normal(key, shape)
+    conv = functools.partial(
+        convolution,
+        window_strides=(layer.stride,) * 2,
+        padding=[(layer.kernel // 2,) * 2] * 2,
+        dimension_numbers=CHANNELS_LAST,
+    )
+    count = max(1, round(REPEATED_FLOP / layer.flop))
+
+    def step(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, w = carry
+        y, vjp = jax.vjp(conv, x, w)
+        dx, dw = vjp(y)
+        small = 1e-9  # every step depends on the one before; the numbers stay finite
+        return (x if layer.first else x + small * dx), w + small * dw
+
+    run = jax.jit(lambda x, w: jax.lax.fori_loop(0, count, step, (x, w)))
+    jax.block_until_ready(run(x, w))
+    return functools.partial(_seconds, run, x, w), count
+
+
+def rows(repeats: int) -> Iterator[dict[str, Any]]:
+    """Measures every layer, in turns with a large matrix product.
+
+    Args:
+      repeats: Timed runs of each.
+
+    Yields:
+      A row per layer, with the names of the JSON that ``fedcmi bench`` writes.
+    """
+    side = timing.PEAK_SIDE
+    a = jnp.ones((side, side))
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    for layer in LAYERS:
+        run, count = program(layer)
+        rounds: dict[str, Callable[[], float]] = {"layer": run}
+        rounds["product"] = functools.partial(_seconds, product, a)
+        seconds = timing.interleaved(rounds, repeats)
+        work = layer.flop * count / (2.0 * side**3)
+        yield {
+            "workload": "layers",
+            "entry": layer.name,
+            "seconds": timing.spread([s / count for s in seconds["layer"]]),
+            "flops": layer.flop,
+            "share_of_peak": timing.ratio(
+                [s * work for s in seconds["product"]], seconds["layer"]
+            ),
+        }
+
+
+def _seconds(function: Callable[..., Any], *args: Array) -> float:
+    begun = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return time.perf_counter() - begun

@@ -31,7 +31,18 @@ METHODS = {
 }
 
 
-QUICK = (("fedavg", 2), ("fedcmi", 8), ("scaffold", 2), ("power_of_choice", 2))
+QUICK = (("scaffold", 2),)
+"""Parameters, a memory that is spread, and what the server keeps."""
+
+
+def net(method):
+    """The smallest that the method takes."""
+    return model("two_projector" if method.needs_projectors else "classifier")
+
+
+def as_shipped(problem, fed, num_rounds=2):
+    """As ``rounds``, at the compiler's default flags."""
+    return rounds(problem, fed, num_rounds, step=jax.jit(problem.round))
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 7, 24])
@@ -50,6 +61,7 @@ def test_deal_balances_falling_work():
     assert shares.max() / shares.min() < 1.05
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.parametrize(
     ("name", "devices"),
     [
@@ -64,11 +76,11 @@ def test_deal_balances_falling_work():
 )
 def test_device_count_changes_nothing(name, devices):
     method = METHODS[name]
-    expected, expected_info = rounds(algorithm(method), federation())
+    expected, expected_info = as_shipped(algorithm(method, net(method)), federation())
     mesh = client_mesh(devices)
-    problem = algorithm(method, mesh=mesh, chunk_size=2)
+    problem = algorithm(method, net(method), mesh=mesh, chunk_size=2)
     fed = replicate(federation(), mesh)
-    state, info = rounds(problem, fed)
+    state, info = as_shipped(problem, fed)
     assert_close(jax.device_get(state.params), expected.params)
     assert_close(jax.device_get(state.memory), expected.memory)
     assert_close(jax.device_get(state.shared), expected.shared)
@@ -77,14 +89,18 @@ def test_device_count_changes_nothing(name, devices):
     np.testing.assert_array_equal(info.accepted, expected_info.accepted)
 
 
-def test_memory_is_spread_over_devices_that_divide_the_clients():
-    method = METHODS["personal"]
+@pytest.mark.shipped_flags
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scaffold", "personal"])
+def test_memory_is_spread_over_devices_that_divide_the_clients(name):
+    method = METHODS[name]
     sizes = (9, 5, 12, 8)
     parts = fc.partition.Partition(np.arange(sum(SIZES)), np.array(sizes))
     fed = fc.build_federation(dataset(), parts)
-    expected, _ = rounds(algorithm(method, clients_per_round=3), fed)
+    options = {"model_": net(method), "clients_per_round": 3}
+    expected, _ = as_shipped(algorithm(method, **options), fed)
     mesh = client_mesh(2)
-    problem = algorithm(method, clients_per_round=3, mesh=mesh, rounds_per_call=2)
+    problem = algorithm(method, **options, mesh=mesh, rounds_per_call=2)
     fed = replicate(fed, mesh)
     start = jax.jit(problem.init)(jax.random.key(0), fed)
     state, _ = problem.run(start, fed, 2)
@@ -95,6 +111,7 @@ def test_memory_is_spread_over_devices_that_divide_the_clients():
     assert all(x.is_deleted() for x in jax.tree.leaves(start.memory))  # donated
 
 
+@pytest.mark.shipped_flags
 def test_a_rejected_client_is_named_whatever_device_it_was_dealt_to():
     fed = federation()
     bad = int(np.argmax(SIZES))
@@ -102,8 +119,9 @@ def test_a_rejected_client_is_named_whatever_device_it_was_dealt_to():
     inputs = {m: x.at[begin].set(jnp.nan) for m, x in fed.inputs.items()}
     fed = dataclasses.replace(fed, inputs=inputs)
     mesh = client_mesh(2)
-    problem = algorithm(METHODS["fedavg"], mesh=mesh)
-    _, info = rounds(problem, replicate(fed, mesh), 1)
+    method = METHODS["scaffold"]
+    problem = algorithm(method, net(method), mesh=mesh, chunk_size=2)
+    _, info = as_shipped(problem, replicate(fed, mesh), 1)
     assert int(info.cohort[np.flatnonzero(~np.asarray(info.accepted))[0]]) == bad
     assert int(info.rejected) == 1
 
@@ -113,9 +131,15 @@ def test_too_many_devices_is_one_line():
         client_mesh(9)
 
 
-@pytest.fixture(scope="module")
-def program():
-    """The optimised program of a convnet round on two devices, and one device's."""
+@pytest.fixture(
+    scope="module",
+    params=["fedavg", pytest.param("fedcmi", marks=pytest.mark.slow)],
+)
+def program(request):
+    """The optimised program of a round on two devices, and what it is compiled from.
+
+    FedAvg on images as vectors, or FedCMI on convolutions.
+    """
     shapes = {"gray": (12, 12, 1), "color": (12, 12, 3)}
     rng = np.random.default_rng(0)
 
@@ -126,10 +150,14 @@ def program():
     data = fc.data.Dataset("images", tuple(shapes), tuple("abcd"), split(40), split(4))
     parts = fc.partition.iid(data.train, 4, rng)
     fed = fc.build_federation(data, parts)
-    encoders = {m: fc.models.convnet(features=8) for m in shapes}
-    net = fc.models.two_projector(encoders, data.shapes, 4, width=8)
+    if request.param == "fedavg":
+        encoders = {m: fc.models.mlp(features=8) for m in shapes}
+        small = fc.models.classifier(encoders, data.shapes, 4)
+    else:
+        encoders = {m: fc.models.convnet(features=8) for m in shapes}
+        small = fc.models.two_projector(encoders, data.shapes, 4, width=8)
     mesh = client_mesh(2)
-    problem = algorithm(fc.methods.fedcmi(), net, clients_per_round=4, mesh=mesh)
+    problem = algorithm(METHODS[request.param], small, clients_per_round=4, mesh=mesh)
     fed = replicate(fed, mesh)
     state = jax.jit(problem.init)(jax.random.key(0), fed)
     lowered = jax.jit(problem.round).lower(state, fed)
@@ -172,20 +200,21 @@ def test_teacher_runs_once_per_client_not_per_step():
     def flops(method, epochs):
         local = fc.LocalTraining(epochs=epochs, batch_size=4)
         problem = algorithm(method, model(), local=local)
-        state = problem.init(jax.random.key(0), fed)
+        state = jax.eval_shape(problem.init, jax.random.key(0), fed)
         text = jax.jit(problem.round).lower(state, fed).as_text()
         return text.count("dot_general")
 
     assert flops(fc.methods.fedcmi(), 1) == flops(fc.methods.fedcmi(), 3)
 
 
+@pytest.mark.slow
 def test_autotune_measures_records_and_reuses(tmp_path):
     fed = federation()
     built = []
 
     def build(size):
         built.append(size)
-        return algorithm(fc.methods.fedavg(), chunk_size=size)
+        return algorithm(fc.methods.fedavg(), model("classifier"), chunk_size=size)
 
     args = (build, fed, jax.random.key(0), [1, 3])
     size, line = autotune.choose(tmp_path, *args)
@@ -205,6 +234,7 @@ def test_candidates_fit_a_devices_share():
     assert autotune.candidates(1, 8) == [1]
 
 
+@pytest.mark.slow
 def test_coefficients_can_be_mapped():
     """lambda, mu and the learning rate as arrays: one program for a grid."""
     fed = federation()
@@ -217,12 +247,13 @@ def test_coefficients_can_be_mapped():
         return state.params
 
     grid = jnp.array([0.5, 1.0]), jnp.array([0.0, 0.1]), jnp.array([0.1, 0.01])
-    mapped = jax.jit(jax.vmap(loss))(*grid)
+    mapped, single = jax.jit(jax.vmap(loss))(*grid), jax.jit(loss)
     for i in range(2):
-        alone = jax.jit(loss)(*(x[i] for x in grid))
+        alone = single(*(x[i] for x in grid))
         assert_close(jax.tree.map(lambda x, i=i: x[i], mapped), alone)
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_float32_where_it_counts():
     net = fc.models.mixed_precision(model())
     fed = federation()

@@ -12,12 +12,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         _CACHE = tempfile.mkdtemp(prefix="fedcmi-tests-")
         atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    # Also what compiles in a blink: there are hundreds of such programs, and every
+    # module starts without those of the others.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src import compiler  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from fedcmi_jax import backend  # noqa: E402
+from fedcmi_jax.testing.problem import FAST_COMPILE  # noqa: E402
 
 # XLA reads its flags at the first use of a device; processes that tests start inherit.
 backend.guard()
@@ -26,12 +31,65 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+class _Fast:
+    """Compiles with ``FAST_COMPILE`` what says nothing else, while it is on.
+
+    Stands in for a private function of JAX; without it, tests take longer.
+    """
+
+    def __init__(self):
+        self.on, self.inner = True, getattr(compiler, "get_compile_options", None)
+        if self.inner:
+            compiler.get_compile_options = self
+
+    def __call__(self, *args, env_options_overrides=None, **kwargs):
+        options = {k: str(v) for k, v in FAST_COMPILE.items()} if self.on else {}
+        options |= env_options_overrides or {}
+        return self.inner(*args, env_options_overrides=options or None, **kwargs)
+
+
+_FAST = _Fast()
+
+LONG = (
+    *("test_run", "test_clients", "test_equalities", "test_models", "test_methods"),
+    *("test_seeds", "test_glossary", "test_fedcmi", "test_reference", "test_streaming"),
+    *("test_server_rules", "test_baselines", "test_selection", "test_evaluation"),
+    *("test_bench", "test_cli", "test_aggregate", "test_local", "test_augment"),
+)
+"""Files that take longest. They go first, so that workers end together."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Tests of bits that users rely on compile as users do; before any fixture."""
+    fast = item.get_closest_marker("shipped_flags") is None
+    if fast != _FAST.on:
+        _FAST.on = fast
+        jax.clear_caches()
+
+
 def pytest_collection_modifyitems(items):
-    """Keeps what shares compiled programs in one worker: a file, or a method of it."""
-    for item in items:
-        values = getattr(item, "callspec", None)
-        method = values.params.get("method", "") if values else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {method}"))
+    """Starts with what takes longest."""
+    rank = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
+
+class ByProgram(LoadScopeScheduling):
+    """Keeps what shares compiled programs in one worker: a file, or a method of it.
+
+    xdist's own groups (``--dist=loadgroup``) are lost with pytest 9.2: it cannot put
+    them into the names of tests any more (pytest-dev/pytest-xdist#1386).
+    """
+
+    def _split_scope(self, nodeid):
+        file, _, test = nodeid.partition("::")
+        if file.endswith("conformance/test_methods.py"):
+            return f"{file} {test.partition('[')[2].partition('-')[0].rstrip(']')}"
+        return file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByProgram(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")

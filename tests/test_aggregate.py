@@ -79,7 +79,7 @@ def test_clipping_counts_own_blocks_only():
 
 
 def test_clipping_bounds_the_round():
-    problem = algorithm(fc.methods.fedavg(), clip_norm=1e-3)
+    problem = algorithm(fc.methods.fedavg(), model("classifier"), clip_norm=1e-3)
     start = problem.init(jax.random.key(0), federation())
     state, _ = rounds(problem, federation(), 1)
     moved = jax.tree.map(jnp.subtract, state.params, start.params)
@@ -174,19 +174,26 @@ def test_bad_clip_norm():
         algorithm(fc.methods.fedavg(), clip_norm=0.0)
 
 
-def test_server_sgd_with_rate_one_is_plain_averaging():
-    plain, _ = rounds(algorithm(fc.methods.fedavg()), federation())
-    server, _ = rounds(
-        algorithm(fc.methods.fedavg(), server_optimizer=optax.sgd(1.0)), federation()
+def with_server(optimizer):
+    return algorithm(
+        fc.methods.fedavg(), model("classifier"), server_optimizer=optimizer
     )
+
+
+def test_server_sgd_with_rate_one_is_plain_averaging():
+    plain, _ = rounds(small(fc.methods.fedavg()), federation())
+    server, _ = rounds(with_server(optax.sgd(1.0)), federation())
     assert_close(plain.params, server.params, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("optimizer", [optax.adam(0.01), optax.yogi(0.01)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.adam(0.01), pytest.param(optax.yogi(0.01), marks=pytest.mark.slow)],
+)
 def test_server_optimizer_leaves_unowned_blocks(optimizer):
     table = np.array([[1, 0]] * 5, bool)
     fed = federation(table)
-    problem = algorithm(fc.methods.fedavg(), server_optimizer=optimizer)
+    problem = with_server(optimizer)
     start = problem.init(jax.random.key(0), fed)
     state, _ = rounds(problem, fed)
     absent = fed.modalities[1]
@@ -202,7 +209,7 @@ def test_poisoned_round_leaves_the_server_optimizer():
     fed = federation()
     for client in range(5):
         fed = poison(fed, client)
-    problem = algorithm(fc.methods.fedavg(), server_optimizer=optax.adam(0.1))
+    problem = with_server(optax.adam(0.01))
     start = problem.init(jax.random.key(0), fed)
     state, _ = rounds(problem, fed, 1)
     jax.tree.map(

@@ -9,8 +9,11 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax.experiment.experiment import build
-from fedcmi_jax.models.augment import CropOptions, crop, crop_and_flip
+from fedcmi_jax.models import augment
+from fedcmi_jax.models.augment import CropOptions, crop_and_flip
 from fedcmi_jax.testing.problem import algorithm, assert_close, federation, rounds
+
+crop = jax.jit(augment.crop, static_argnums=2)
 
 WHOLE = CropOptions(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
 
@@ -48,7 +51,7 @@ def test_frames_are_cropped_one_by_one_and_other_modalities_left_alone():
         jnp.ones((2, 2)),
         jnp.arange(2),
     )
-    seen = crop_and_flip(("visual",))(jax.random.key(0), batch)
+    seen = jax.jit(crop_and_flip(("visual",)))(jax.random.key(0), batch)
     assert seen.inputs["visual"].shape == frames.shape
     np.testing.assert_array_equal(seen.inputs["audio"], batch.inputs["audio"])
     assert bool((seen.inputs["visual"][0, 0] != seen.inputs["visual"][0, 1]).any())
@@ -61,7 +64,7 @@ def config(**local):
             "encoder": {"name": "mlp", "features": 8},
             "model": {"width": 8},
             "local": {"epochs": 1, **local},
-            "method": {"name": "fedcmi", "warmup_rounds": 0},
+            "method": {"name": "fedavg"},
             "clients": 4,
             "clients_per_round": 2,
             "rounds": 1,
@@ -98,6 +101,7 @@ def test_what_cannot_be_augmented_is_refused(dataset, names, message):
         build(fc.config.from_dict(values))
 
 
+@pytest.mark.slow
 def test_the_teacher_sees_the_augmented_batch():
     """With an augmentation that changes nothing, the teacher's two forms agree."""
     same = fc.LocalTraining(epochs=2, batch_size=4, learning_rate=0.1)

@@ -233,6 +233,7 @@ def test_the_second_of_two_waits_and_takes_what_the_first_made(tmp_path):
     assert len(results) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_end_well(tmp_path):
     sources(tmp_path)
     program = (

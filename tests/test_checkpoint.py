@@ -467,7 +467,13 @@ for moment in itertools.count():
 """
 
 
-@pytest.mark.parametrize("number", [4, 3], ids=["new", "replaced"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(4, id="new"),
+        pytest.param(3, id="replaced", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_before_each_change_to_the_folder(tmp_path, number):
     saved(tmp_path / "start", 1, 2, 3, keep=2)
     found, status = [], None
@@ -515,6 +521,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_while_saving_in_a_loop(tmp_path):
     extra = 500  # 2 MB: writing takes far longer than a signal
     done, pid, what = 0, "", ""

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.presets import PRESETS
 from tests.test_config import ENTRIES, TINY
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 PROGRAM = "import sys; from fedcmi_jax.cli.main import main; sys.exit(main())"
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -259,9 +262,9 @@ def test_help_has_what_it_once_lacked(capsys):
         (["list", "--help"], {"jax", "rich"}),
         (["bench", "--help"], {"jax", "rich"}),
         (["train", "--help"], {"orbax", "matplotlib", "tensorflow_datasets"}),
-        (["train", "--rounds=x"], {"orbax", "matplotlib", "tensorflow_datasets"}),
-        (["list", "methods"], {"orbax", "matplotlib", "tensorflow_datasets"}),
-        (["sweep", "clients", "--help"], {"orbax", "matplotlib", "sklearn"}),
+        slow(["train", "--rounds=x"], {"orbax", "matplotlib", "tensorflow_datasets"}),
+        slow(["list", "methods"], {"orbax", "matplotlib", "tensorflow_datasets"}),
+        slow(["sweep", "clients", "--help"], {"orbax", "matplotlib", "sklearn"}),
     ],
 )
 def test_a_command_imports_what_it_needs(argv, never):
@@ -349,6 +352,7 @@ def test_train_list_resume_and_summary(capsys):
     assert "exists" in fails(["train", *TINY_FLAGS, *output], capsys)
 
 
+@pytest.mark.slow
 def test_few_lines_for_many_rounds(capsys):
     assert main(["train", *TINY_FLAGS, "--rounds=90", "--output=run"]) == 0
     shown = capsys.readouterr().out.splitlines()
@@ -367,7 +371,7 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.returncode in (0, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(number):
     arguments = ["train", *TINY_FLAGS, "--rounds=1000000", "--output=run"]
     with subprocess.Popen(

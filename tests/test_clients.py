@@ -39,8 +39,18 @@ METHODS = {
 }
 
 
-QUICK = (("fedcmi", 2), ("scaffold", 8))
-"""What the quick tests compile on several devices."""
+QUICK = (("scaffold", 2),)
+"""Parameters, a memory that is spread, and what the server keeps."""
+
+
+def net(method):
+    """The smallest that the method takes."""
+    return model("two_projector" if method.needs_projectors else "classifier")
+
+
+def as_shipped(problem, fed, num_rounds=2):
+    """As ``rounds``, at the compiler's default flags."""
+    return rounds(problem, fed, num_rounds, step=jax.jit(problem.round))
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 7, 24])
@@ -59,6 +69,7 @@ def test_deal_balances_falling_work():
     assert shares.max() / shares.min() < 1.05
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.parametrize(
     ("name", "devices"),
     [
@@ -69,11 +80,10 @@ def test_deal_balances_falling_work():
         )
         for name in (*fc.methods.REGISTRY, "personal")
         for devices in ((1, 2, 4, 8) if name in ("fedavg", "fedcmi") else (2,))
-    ]
-    + [("scaffold", 8)],
+    ],
 )
 def test_device_count_changes_no_bit(name, devices):
-    """At the compiler flags that ship, sums in lanes are those of one device."""
+    """Sums in lanes are those of one device."""
     method = METHODS["personal"] if name == "personal" else fc.methods.REGISTRY[name]()
     expected, expected_info = on_devices(method, None)
     state, info = on_devices(method, client_mesh(devices))
@@ -81,35 +91,36 @@ def test_device_count_changes_no_bit(name, devices):
     assert_equal(info, expected_info)
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_device_count_changes_no_bit_with_convolutions(devices):
     data, parts = images()
     encoders = {m: fc.models.convnet(features=8) for m in data.modalities}
-    net = fc.models.two_projector(encoders, data.shapes, 4, width=8)
+    small = fc.models.two_projector(encoders, data.shapes, 4, width=8)
     fed = fc.build_federation(data, parts)
-    expected, _ = on_devices(fc.methods.fedcmi(), None, fed, net)
-    state, _ = on_devices(fc.methods.fedcmi(), client_mesh(devices), fed, net)
+    expected, _ = on_devices(METHODS["fedcmi"], None, fed, small)
+    state, _ = on_devices(METHODS["fedcmi"], client_mesh(devices), fed, small)
     assert_equal(state, expected)
 
 
-def on_devices(method, mesh, fed=None, net=None):
-    """Two rounds of everybody at default compiler flags, fetched from the devices."""
+def on_devices(method, mesh, fed=None, small=None):
+    """Two rounds of everybody, fetched from the devices."""
     fed = federation() if fed is None else fed
     size = fed.num_clients
-    problem = algorithm(method, net, mesh=mesh, clients_per_round=size)
-    step = jax.jit(problem.round)
-    placed = replicate(fed, mesh)
-    return jax.device_get(plain(rounds(problem, placed, 2, step=step)))
+    problem = algorithm(method, small or net(method), mesh=mesh, clients_per_round=size)
+    return jax.device_get(plain(as_shipped(problem, replicate(fed, mesh))))
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fast_reduction_is_close(name):
-    expected, expected_info = rounds(algorithm(METHODS[name]), federation())
-    mesh = client_mesh(2)
-    problem = algorithm(METHODS[name], mesh=mesh, chunk_size=2, reduction="fast")
-    state, info = rounds(problem, replicate(federation(), mesh))
+    method, mesh = METHODS[name], client_mesh(2)
+    expected, expected_info = as_shipped(algorithm(method, net(method)), federation())
+    options = {"mesh": mesh, "chunk_size": 2, "reduction": "fast"}
+    problem = algorithm(method, net(method), **options)
+    state, info = as_shipped(problem, replicate(federation(), mesh))
     assert_close(jax.device_get(state.params), expected.params)
     assert_close(jax.device_get(state.memory), expected.memory)
     assert_close(jax.device_get(state.shared), expected.shared)
@@ -140,14 +151,18 @@ def test_too_few_lanes_is_one_line():
         algorithm(METHODS["fedavg"], mesh=client_mesh(8), lanes=4)
 
 
-def test_memory_is_spread_over_devices_that_divide_the_clients():
-    method = METHODS["personal"]
+@pytest.mark.shipped_flags
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scaffold", "personal"])
+def test_memory_is_spread_over_devices_that_divide_the_clients(name):
+    method = METHODS[name]
     sizes = (9, 5, 12, 8)
     parts = fc.partition.Partition(np.arange(sum(SIZES)), np.array(sizes))
     fed = fc.build_federation(dataset(), parts)
-    expected, _ = rounds(algorithm(method, clients_per_round=3), fed)
+    options = {"model_": net(method), "clients_per_round": 3}
+    expected, _ = as_shipped(algorithm(method, **options), fed)
     mesh = client_mesh(2)
-    problem = algorithm(method, clients_per_round=3, mesh=mesh, rounds_per_call=2)
+    problem = algorithm(method, **options, mesh=mesh, rounds_per_call=2)
     fed = replicate(fed, mesh)
     start = jax.jit(problem.init)(jax.random.key(0), fed)
     state, _ = problem.run(start, fed, 2)
@@ -158,6 +173,7 @@ def test_memory_is_spread_over_devices_that_divide_the_clients():
     assert all(x.is_deleted() for x in jax.tree.leaves(start.memory))  # donated
 
 
+@pytest.mark.shipped_flags
 def test_a_rejected_client_is_named_whatever_device_it_was_dealt_to():
     fed = federation()
     bad = int(np.argmax(SIZES))
@@ -165,8 +181,9 @@ def test_a_rejected_client_is_named_whatever_device_it_was_dealt_to():
     inputs = {m: x.at[begin].set(jnp.nan) for m, x in fed.inputs.items()}
     fed = dataclasses.replace(fed, inputs=inputs)
     mesh = client_mesh(2)
-    problem = algorithm(METHODS["fedavg"], mesh=mesh)
-    _, info = rounds(problem, replicate(fed, mesh), 1)
+    method = METHODS["scaffold"]
+    problem = algorithm(method, net(method), mesh=mesh, chunk_size=2)
+    _, info = as_shipped(problem, replicate(fed, mesh), 1)
     assert int(info.cohort[np.flatnonzero(~np.asarray(info.accepted))[0]]) == bad
     assert int(info.rejected) == 1
 
@@ -189,15 +206,25 @@ def images():
     return data, fc.partition.iid(data.train, 4, rng)
 
 
-@pytest.fixture(scope="module")
-def program():
-    """The optimised program of a convnet round on two devices, and one device's."""
+@pytest.fixture(
+    scope="module",
+    params=["fedavg", pytest.param("fedcmi", marks=pytest.mark.slow)],
+)
+def program(request):
+    """The optimised program of a round on two devices, and what it is compiled from.
+
+    FedAvg on images as vectors, or FedCMI on convolutions.
+    """
     data, parts = images()
     fed = fc.build_federation(data, parts)
-    encoders = {m: fc.models.convnet(features=8) for m in data.modalities}
-    net = fc.models.two_projector(encoders, data.shapes, 4, width=8)
+    if request.param == "fedavg":
+        encoders = {m: fc.models.mlp(features=8) for m in data.modalities}
+        small = fc.models.classifier(encoders, data.shapes, 4)
+    else:
+        encoders = {m: fc.models.convnet(features=8) for m in data.modalities}
+        small = fc.models.two_projector(encoders, data.shapes, 4, width=8)
     mesh = client_mesh(2)
-    problem = algorithm(fc.methods.fedcmi(), net, clients_per_round=4, mesh=mesh)
+    problem = algorithm(METHODS[request.param], small, clients_per_round=4, mesh=mesh)
     fed = replicate(fed, mesh)
     state = jax.jit(problem.init)(jax.random.key(0), fed)
     lowered = jax.jit(problem.round).lower(state, fed)
@@ -214,8 +241,8 @@ def test_program_has_no_float64_and_no_host_callback(program):
 
 
 def test_program_reduces_over_devices_once(program):
-    """A fixed reduction gathers the lanes' sums; a fast one is a single all-reduce."""
-    assert program[1].count(" all-gather(") == 1
+    """They gather the lanes' sums, and who was accepted; a fast reduction adds once."""
+    assert program[1].count(" all-gather(") == 2
     assert program[1].count(" all-reduce(") == 0
 
 
@@ -242,20 +269,21 @@ def test_teacher_runs_once_per_client_not_per_step():
     def flops(method, epochs):
         local = fc.LocalTraining(epochs=epochs, batch_size=4)
         problem = algorithm(method, model(), local=local)
-        state = problem.init(jax.random.key(0), fed)
+        state = jax.eval_shape(problem.init, jax.random.key(0), fed)
         text = jax.jit(problem.round).lower(state, fed).as_text()
         return text.count("dot_general")
 
     assert flops(fc.methods.fedcmi(), 1) == flops(fc.methods.fedcmi(), 3)
 
 
+@pytest.mark.slow
 def test_autotune_measures_records_and_reuses(tmp_path):
     fed = federation()
     built = []
 
     def build(size):
         built.append(size)
-        return algorithm(fc.methods.fedavg(), chunk_size=size)
+        return algorithm(fc.methods.fedavg(), model("classifier"), chunk_size=size)
 
     args = (build, fed, jax.random.key(0), [1, 3])
     size, line = autotune.choose(tmp_path, *args)
@@ -275,6 +303,7 @@ def test_candidates_fit_a_devices_share():
     assert autotune.candidates(1, 8) == [1]
 
 
+@pytest.mark.slow
 def test_coefficients_can_be_mapped():
     """lambda, mu and the learning rate as arrays: one program for a grid."""
     fed = federation()
@@ -287,12 +316,13 @@ def test_coefficients_can_be_mapped():
         return state.params
 
     grid = jnp.array([0.5, 1.0]), jnp.array([0.0, 0.1]), jnp.array([0.1, 0.01])
-    mapped = jax.jit(jax.vmap(loss))(*grid)
+    mapped, single = jax.jit(jax.vmap(loss))(*grid), jax.jit(loss)
     for i in range(2):
-        alone = jax.jit(loss)(*(x[i] for x in grid))
+        alone = single(*(x[i] for x in grid))
         assert_close(jax.tree.map(lambda x, i=i: x[i], mapped), alone)
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_float32_where_it_counts():
     net = fc.models.mixed_precision(model())
     fed = federation()

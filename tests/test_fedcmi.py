@@ -142,6 +142,7 @@ def test_emphasis_weighs_losses_not_their_mean():
     assert float(loss) == pytest.approx(2 * math.log(2), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_both_directions_are_the_sum_of_the_two():
     def first_step(**options):
         local = fc.LocalTraining(batch_size=16, learning_rate=0.1)
@@ -177,7 +178,9 @@ def per_step_teacher(**options):
     return method._replace(loss=loss)
 
 
-@pytest.mark.parametrize("dominance", ["batch_local", "batch_global"])
+@pytest.mark.parametrize(
+    "dominance", ["batch_local", pytest.param("batch_global", marks=pytest.mark.slow)]
+)
 def test_cached_teacher_equals_per_step_teacher(dominance):
     cached = fc.methods.fedcmi(mu=0.0, dominance=dominance)
     a, _ = rounds(algorithm(cached), federation(), 3)
@@ -225,18 +228,21 @@ def test_every_option_trains_finitely(option, value):
         assert any(bool((a != b).any()) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_fixed_temperature_one_is_no_temperature():
     a, _ = trained(temperature="fixed", fixed_temperature=1.0)
     b, _ = trained(temperature="none")
     assert_equal(a, b)
 
 
+@pytest.mark.slow
 def test_no_distillation_before_the_warmup_ends():
     a, _ = rounds(algorithm(fc.methods.fedcmi(warmup_rounds=2)), federation(), 2)
     b, _ = rounds(algorithm(fc.methods.fedcmi(lam=0.0)), federation(), 2)
     assert_equal(a.params, b.params)
 
 
+@pytest.mark.slow
 def test_min_temperature_one_is_no_temperature():
     a, _ = trained(min_temperature=1.0)
     b, _ = trained(temperature="none")
@@ -298,6 +304,7 @@ class _TwoModalities:
     modalities = ("a", "v")
 
 
+@pytest.mark.slow
 def test_statistics_come_from_held_out_samples():
     """Other held-out labels: other temperatures, so other weights."""
     fed = federation(probe_fraction=0.4)
@@ -320,6 +327,7 @@ def test_statistics_come_from_held_out_samples():
     assert_equal(*without)
 
 
+@pytest.mark.slow
 def test_directions_that_disagree_can_be_neutral():
     """With T = 1 in every disagreement, temperatures act in the others only."""
     keep, _ = trained(dominance="batch_local", on_disagreement="keep")

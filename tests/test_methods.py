@@ -303,7 +303,7 @@ def test_agm_advantage_is_bounded():
 
 def test_agm_remembers_scores_across_rounds():
     fed = federation()
-    problem = algorithm(fc.methods.fedagm())
+    problem = algorithm(fc.methods.fedagm(), model("classifier"))
     first, _ = rounds(problem, fed, 1)
     second, _ = rounds(problem, fed, 2)
     # Two epochs of ceil(9 / 4) = 3 steps at client 0; client 1 has one modality.
@@ -380,7 +380,8 @@ class _Federation:
 def test_scaffold_server_variate_is_the_mean_of_the_clients():
     """Uniform weights, everybody in every round: c = mean_i c_i, block by block."""
     fed = federation(np.ones((5, 2), bool))
-    state, _ = rounds(algorithm(fc.methods.scaffold(weights="uniform")), fed, 3)
+    method = fc.methods.scaffold(weights="uniform")
+    state, _ = rounds(algorithm(method, model("classifier")), fed, 3)
     mean = jax.tree.map(lambda x: x.mean(0), state.memory)
     assert_close(state.shared, mean, rtol=1e-4, atol=1e-5)
 
@@ -402,14 +403,14 @@ def test_msplit_mixing_by_hand():
 
 
 def test_msplit_without_mixing_is_everybody_alone():
-    fed = federation()
-    state, _ = rounds(algorithm(fc.methods.fedmsplit(eta=0.0)), fed, 2)
+    fed, net = federation(), model("classifier")
+    state, _ = rounds(algorithm(fc.methods.fedmsplit(eta=0.0), net), fed, 2)
     alone = fc.Method(
         select=lambda server, key: fc.methods.Selection(
             jnp.array([2], jnp.int32), fed.available[2:3], (), ()
         )
     )
-    one, _ = rounds(algorithm(alone, clients_per_round=1), fed, 2)
+    one, _ = rounds(algorithm(alone, net, clients_per_round=1), fed, 2)
     assert_close(jax.tree.map(lambda x: x[2], state.memory), one.params)
 
 

@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+import pytest
+
 import fedcmi_jax as fc
 
 TEXT = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
@@ -12,6 +14,7 @@ def test_it_fits_its_length():
     assert len(TEXT.splitlines()) <= 150
 
 
+@pytest.mark.slow
 def test_library_example(capsys):
     code = next(
         block

@@ -56,6 +56,7 @@ def windows_by_the_lists(archive):
     return counts
 
 
+@pytest.mark.slow
 def test_hapt_counts_per_class_and_volunteer(tmp_path):
     with zipfile.ZipFile(real("hapt", "HAPT Data Set.zip")) as archive:
         expected = windows_by_the_lists(archive)

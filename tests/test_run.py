@@ -27,19 +27,26 @@ from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.testing import problem as problems
 from tests.test_config import TINY
 
+# Resumed runs are to be equal as they are shipped.
+pytestmark = pytest.mark.shipped_flags
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
 # Rounds, evaluations, calls and checkpoints that do not divide each other.
 SCHEDULE = {
     "rounds": 8,
     "eval_every": 3,
     "rounds_per_call": 2,
     "checkpoint_every": 2,
-    "local": {"epochs": 1},
+    "local": {"epochs": 1, "rate_scale": 1.0},
 }
 
 
 @functools.cache
-def experiment(method="fedcmi"):
-    """One for all tests: they share its compiled programs."""
+def experiment(method="scaffold"):
+    """One for all tests: they share its compiled programs.
+
+    SCAFFOLD keeps something of every client and on the server, and compiles fast.
+    """
     values = TINY | SCHEDULE | {"method": {"name": method}}
     return build(configs.from_dict(values))
 
@@ -120,6 +127,7 @@ def test_one_trace_and_the_lines_of_a_run(tmp_path):
         assert "rejected" not in line
 
 
+@pytest.mark.slow
 def test_rounds_per_call_changes_nothing(reference, tmp_path):
     values = configs.to_dict(experiment().config) | {"rounds_per_call": 3}
     built = build(configs.from_dict(values))
@@ -153,6 +161,19 @@ def test_interrupted_and_resumed(number, reference, tmp_path):
     assert experiment().algorithm.run._cache_size() == 1, "restored states compile"
 
 
+@pytest.mark.slow
+def test_fedcmi_interrupted_and_resumed(tmp_path):
+    built = experiment("fedcmi")
+    whole, cut = (start(built, tmp_path / name) for name in ("whole", "cut"))
+    training.train(built, whole)
+    with pytest.raises(training.Interrupted):
+        training.train(built, cut, At(3, lambda: signal.raise_signal(2)))
+    assert newest(cut, built).round == 3
+    kill(cut, "checkpoint", 2, "after")
+    training.train(built, cut)
+    assert_same_run(cut, whole, built)
+
+
 # Ends the process, as SIGKILL does, at the n-th call of a function.
 KILLED = """
 import os, pathlib, signal, sys
@@ -181,30 +202,42 @@ def deadly(*args, **options):
 
 
 setattr(owner, name, deadly)
-sys.exit(cli.main(["resume", folder]))
+sys.exit(cli.main(["resume", folder, "--devices=1"]))
 """
+
+
+def kill(folder, where, calls, when):
+    """Resumes in a process that dies; its programs are those of this process.
+
+    JAX finds compiled programs again where as many devices are there.
+    """
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(len(jax.devices())),
+    }
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, where, str(calls), when, str(folder)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 @pytest.mark.parametrize(
     ("where", "calls", "when"),
     [
-        ("metric line", 1, "after"),  # no checkpoint but that of round 2
-        ("checkpoint", 1, "before"),  # none at all
-        ("checkpoint", 2, "after"),
-        ("metric line", 2, "after"),
+        slow("metric line", 1, "after"),  # no checkpoint but that of round 2
+        slow("checkpoint", 1, "before"),  # none at all
+        slow("checkpoint", 2, "after"),
+        slow("metric line", 2, "after"),
         ("checkpoint", 4, "before"),  # a line of the last round, no checkpoint of it
-        ("summary", 1, "before"),
+        slow("summary", 1, "before"),
     ],
 )
 def test_killed_and_resumed(where, calls, when, reference, tmp_path, capsys):
     folder = start(experiment(), tmp_path / "run")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, where, str(calls), when, str(folder)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill(folder, where, calls, when)
     assert not (folder / training.SUMMARY).exists()
     training.train(experiment(), folder)
     assert_same_run(folder, reference, experiment())
@@ -443,10 +476,11 @@ def test_a_folder_that_cannot_be_used_is_refused_untouched(
 
 
 def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):
-    folder = start(experiment(), tmp_path / "run")
+    built = experiment("fedavg")
+    folder = start(built, tmp_path / "run")
     with pytest.raises(training.Interrupted):
-        training.train(experiment(), folder, At(3, lambda: signal.raise_signal(2)))
-    values = configs.to_dict(experiment().config)
+        training.train(built, folder, At(3, lambda: signal.raise_signal(2)))
+    values = configs.to_dict(built.config)
     values["encoder"]["features"] = 5
     training.write_config(folder, configs.from_dict(values))
     before = sorted(folder.rglob("*"))
@@ -456,6 +490,7 @@ def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):
     assert sorted(p for p in folder.rglob("*") if p.name != ".lock") == before
 
 
+@pytest.mark.slow
 def test_rejected_clients_are_named(tmp_path):
     built = poisoned(1, clients_per_round=4)
     folder = start(built, tmp_path / "run")
@@ -468,6 +503,7 @@ def test_rejected_clients_are_named(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     built = poisoned(0, 1, 2, 3, method="fedcmi")
     monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *args: built)
@@ -498,6 +534,7 @@ def test_the_checkpoint_before_a_failed_round_stays(tmp_path):
     problems.assert_equal(still.state, kept.state)
 
 
+@pytest.mark.slow
 def test_a_model_that_overflows_is_never_saved(tmp_path):
     # The clients' updates are finite, the server's step from them is not.
     server = {"optimizer": "avgm", "learning_rate": 3e38}
@@ -513,7 +550,7 @@ def test_a_model_that_overflows_is_never_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "rate"), [("fedavg", "0.02"), ("scaffold", "0.06 = 0.02 x 3")]
+    ("method", "rate"), [("fedavg", "0.02"), slow("scaffold", "0.06 = 0.02 x 3")]
 )
 def test_the_remedy_names_the_rate_that_was_used(method, rate, tmp_path):
     local = {"epochs": 1} | ({"rate_scale": 3.0} if method == "scaffold" else {})
@@ -637,7 +674,7 @@ def killed_at(save, when, built, folder, monkeypatch):
     ("values", "options", "saves"),
     [
         # Checkpoints 2, 4, 6, 8, and the best rounds 3 and 8.
-        ({3: 0.5, 6: 0.5, 8: 0.75}, {}, 6),
+        slow({3: 0.5, 6: 0.5, 8: 0.75}, {}, 6),
         # Checkpoints 2, 4, 6, and the best round 3.
         ({3: 0.5, 6: 0.5}, {"early_stop_rounds": 3}, 4),
     ],
@@ -699,6 +736,7 @@ def test_a_lost_best_checkpoint_is_noted(tmp_path, monkeypatch):
     assert training.load_best(folder, built).round == 8
 
 
+@pytest.mark.slow
 def test_the_best_round_is_chosen_on_real_validation_samples(tmp_path):
     values = TINY | SCHEDULE | {"method": {"name": "fedavg"}, "local": {"epochs": 3}}
     values |= {"validation_fraction": 0.4, "rounds_per_call": 3}

@@ -3,12 +3,9 @@
 import dataclasses
 import functools
 import json
-import os
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +26,10 @@ from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.experiment.run_folder import create
 from fedcmi_jax.testing import problem as problems
 from tests.test_config import TINY
-from tests.test_run import KILLED, SCHEDULE, At, metrics, newest
+from tests.test_run import SCHEDULE, At, kill, metrics, newest
+
+# Resumed runs are to be equal as they are shipped.
+pytestmark = pytest.mark.shipped_flags
 
 VALUES = TINY | SCHEDULE | {"method": {"name": "fedavg"}, "seed": 3, "seeds": 2}
 
@@ -218,16 +218,11 @@ def test_interrupted_and_resumed(seed, round, together, tmp_path, capsys):
     assert_same_run(folder, together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("calls", "when"), [(3, "after"), (6, "before")])
 def test_killed_and_resumed(calls, when, together, tmp_path, capsys):
     folder = start(config(), tmp_path / "run")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "checkpoint", str(calls), when, str(folder)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill(folder, "checkpoint", calls, when)
     assert main(["resume", str(folder), "--devices=1"]) == 0
     assert_same_run(folder, together)
 

@@ -104,7 +104,10 @@ def test_powd_candidates_are_drawn_by_size():
     assert sorted(both.tolist()) == [0, 1, 2]
 
 
-def test_powd_averages_by_hand():
+@pytest.mark.parametrize(
+    "average", ["uniform", pytest.param("by_size", marks=pytest.mark.slow)]
+)
+def test_powd_averages_by_hand(average):
     """All of d = K candidates are chosen, whatever their losses are."""
     net, fed = model("classifier"), federation(np.ones((5, 2), bool))
     alone = algorithm(
@@ -118,19 +121,16 @@ def test_powd_averages_by_hand():
         clients_per_round=1,
     )
     start = alone.init(jax.random.key(0), fed)
-    for average in ("uniform", "by_size"):
-        method = fc.methods.power_of_choice(
-            candidates=2, draw="uniform", average=average
-        )
-        state, info = rounds(algorithm(method, net, clients_per_round=2), fed, 1)
-        p = np.array(SIZES)[info.cohort] if average == "by_size" else np.ones(2)
-        first, second = (
-            compiled(alone)(start._replace(shared=i[None]), fed)[0].params
-            for i in info.cohort
-        )
-        p = p / p.sum()
-        mean = jax.tree.map(lambda a, b, p=p: p[0] * a + p[1] * b, first, second)
-        assert_close(state.params, mean)
+    method = fc.methods.power_of_choice(candidates=2, draw="uniform", average=average)
+    state, info = rounds(algorithm(method, net, clients_per_round=2), fed, 1)
+    p = np.array(SIZES)[info.cohort] if average == "by_size" else np.ones(2)
+    first, second = (
+        compiled(alone)(start._replace(shared=i[None]), fed)[0].params
+        for i in info.cohort
+    )
+    p = p / p.sum()
+    mean = jax.tree.map(lambda a, b: p[0] * a + p[1] * b, first, second)
+    assert_close(state.params, mean)
 
 
 def test_powd_a_client_without_samples_has_no_weight():
@@ -340,6 +340,7 @@ def test_bmsfed_which_updates_a_training_replaces(use, stale):
         np.testing.assert_array_equal(single[m], new if renewed else 7.0)
 
 
+@pytest.mark.slow
 def test_bmsfed_a_restricted_client_can_be_set_free():
     """Everybody trains twice; b = 100 everywhere at first, far beyond theta."""
     fed = federation(np.ones((5, 2), bool))

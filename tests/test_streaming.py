@@ -22,6 +22,9 @@ from fedcmi_jax.testing.problem import MODALITIES
 from tests.test_config import TINY
 from tests.test_run import At, assert_same_run, metrics, newest, start
 
+# Resumed runs and those on several devices are to be equal as they are shipped.
+pytestmark = pytest.mark.shipped_flags
+
 # Clients of very different sizes, with samples held out; evaluations and checkpoints
 # that do not divide each other.
 UNEVEN = {
@@ -48,7 +51,10 @@ def trained(built, folder):
     return folder
 
 
-@pytest.mark.parametrize(("method", "chunk_size"), [("fedavg", 1), ("fedcmi", 2)])
+@pytest.mark.parametrize(
+    ("method", "chunk_size"),
+    [("fedavg", 1), pytest.param("fedcmi", 2, marks=pytest.mark.slow)],
+)
 def test_streamed_runs_equal_resident_ones(method, chunk_size, tmp_path):
     resident, streamed = (experiment(s, method, chunk_size) for s in (False, True))
     reference = trained(resident, tmp_path / "resident")
@@ -59,6 +65,7 @@ def test_streamed_runs_equal_resident_ones(method, chunk_size, tmp_path):
     assert streamed.algorithm.run._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_several_devices(tmp_path):
     resident, streamed = (experiment(s, devices=2) for s in (False, True))
     reference = training.train(resident, start(resident, tmp_path / "resident"))
@@ -180,6 +187,7 @@ def test_what_goes_wrong_in_the_thread_reaches_the_caller(monkeypatch):
         stream.federation(2)
 
 
+@pytest.mark.slow
 def test_the_chunk_size_can_be_tuned(tmp_path):
     values = configs.to_dict(experiment(True).config)
     built = build(configs.from_dict(values | {"chunk_size": "auto"}))

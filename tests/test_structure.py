@@ -112,7 +112,21 @@ def test_public_names_are_documented(name):
             assert value.__doc__, f"{name}.{key}"
 
 
-@pytest.mark.parametrize("name", modules())
+TRAINING_EXAMPLES = (
+    "fedcmi_jax.algorithm",
+    "fedcmi_jax.experiment.experiment",
+    "fedcmi_jax.experiment.history",
+)
+"""Modules whose examples compile a round."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in TRAINING_EXAMPLES else ())
+        for n in modules()
+    ],
+)
 def test_examples_run(name):
     module = importlib.import_module(name)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

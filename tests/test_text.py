@@ -206,8 +206,9 @@ def test_a_federation_learns_from_text():
         fc.methods.fedavg(), model, clients_per_round=2, local=local, chunk_size=2
     )
     state = algorithm.init(jax.random.key(0), federation)
+    step = jax.jit(algorithm.round)
     for _ in range(4):
-        state, _ = algorithm.round(state, federation)
+        state, _ = step(state, federation)
     batch = fc.Batch(
         jax.tree.map(jnp.asarray, data.test.inputs),
         labels=data.test.labels,

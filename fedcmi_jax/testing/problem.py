@@ -31,7 +31,7 @@ AVAILABLE = ((1, 1), (1, 0), (1, 1), (0, 1), (1, 1))
 FEATURES = 6
 
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
-"""For programs whose bits nobody compares with shipped ones: 40 % less to compile."""
+"""For programs whose bits nobody compares with shipped ones: 30 % less to compile."""
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from tests.exactness import baselines
 from tests.exactness.problem import COHORT, Problem, assert_close
 from tests.exactness.reference import FedAvg
 
+# Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 
@@ -39,6 +40,7 @@ def test_scaffold(weights, momentum, variate_scale):
         assert_close(jax.tree.map(lambda x, i=i: x[i], state.memory), c_i, f"c_{i}")
 
 
+@pytest.mark.slow
 def test_scaffold_undoes_the_length_of_steps_with_momentum():
     def method():
         return fc.methods.scaffold(momentum=0.9)
@@ -62,9 +64,8 @@ def test_fedproto(momentum, form):
     )
 
 
-@pytest.mark.parametrize(
-    "average", ["uniform", pytest.param("by_size", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("average", ["uniform", "by_size"])
 def test_power_of_choice(average):
     def cohort(info, theirs):
         chosen = sorted(info.cohort.tolist())

@@ -47,7 +47,7 @@ def test_momentum_zero():
 @pytest.mark.parametrize(
     "static",
     [
-        {"dominance": "batch_global", "on_disagreement": "neutral"},
+        slow({"dominance": "batch_global", "on_disagreement": "neutral"}),
         slow({"dominance": "round_global"}),
         slow({"dominance": "batch_global"}),
         slow({"dominance": "server"}),

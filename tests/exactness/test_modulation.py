@@ -8,6 +8,7 @@ import fedcmi_jax as fc
 from tests.exactness import modulation
 from tests.exactness.problem import SEED, Problem, Scene, federation, flat, model
 
+# Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
@@ -61,8 +62,9 @@ def test_noise_of_fedogm_has_the_deviation_of_the_gradient():
             np.testing.assert_allclose(noise, 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 @MOMENTA
-@pytest.mark.parametrize("coefficient", ["switch", slow("soft")])
+@pytest.mark.parametrize("coefficient", ["switch", "soft"])
 def test_fedpmr(momentum, coefficient):
     problem("fedpmr", ("coefficient", coefficient)).run(
         modulation.FedPMR, momentum=momentum, alpha=0.7
@@ -78,14 +80,15 @@ def test_fedpmr_with_slow_prototypes_and_entropy():
     Problem(method, options).run(modulation.FedPMR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [
         ("sign", "original"),
-        slow(("sign", "fl_port")),
-        slow(("score_state", "reset")),
-        slow(("pad", "feature")),
-        slow(("pad_grad", False)),
+        ("sign", "fl_port"),
+        ("score_state", "reset"),
+        ("pad", "feature"),
+        ("pad_grad", False),
     ],
     ids=str,
 )

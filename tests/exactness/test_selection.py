@@ -20,8 +20,6 @@ BOTH_KINDS = UNBALANCED._replace(
     has=((1, 1), (1, 0), (1, 1), (0, 1), (1, 1), (1, 1)),
 )
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
-
 
 class Observed:
     """BMSFed that says which modalities its cohort trains; rounds do not report it."""
@@ -63,16 +61,17 @@ def problem(scene, *static):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("momentum", "alpha"), [(0.9, 1.0), (0.0, 2.0)])
 @pytest.mark.parametrize(
     ("scene", "static"),
     [
         (UNBALANCED, {"threshold": 1.0}),
-        slow(BOTH_KINDS, {"threshold": 1.0}),
-        slow(UNBALANCED, {"threshold": 1.0, "stale_single_updates": True}),
-        slow(BOTH_KINDS, {"selection": "submodular"}),
-        slow(UNBALANCED, {"selection": "submodular", "grad_epochs": 2}),
-        slow(BOTH_KINDS, {"selection": "uniform", "drop_threshold": 1.2}),
+        (BOTH_KINDS, {"threshold": 1.0}),
+        (UNBALANCED, {"threshold": 1.0, "stale_single_updates": True}),
+        (BOTH_KINDS, {"selection": "submodular"}),
+        (UNBALANCED, {"selection": "submodular", "grad_epochs": 2}),
+        (BOTH_KINDS, {"selection": "uniform", "drop_threshold": 1.2}),
     ],
 )
 def test_bmsfed(scene, static, momentum, alpha):

@@ -7,7 +7,9 @@ import fedcmi_jax as fc
 from tests.exactness import server_rules
 from tests.exactness.problem import Problem, assert_close
 
+# Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @functools.cache
@@ -15,16 +17,17 @@ def problem(name, *static) -> Problem:
     return Problem(fc.methods.REGISTRY[name], dict(static))
 
 
-@MOMENTA
+@pytest.mark.parametrize("momentum", [slow(0.0), 0.9])
 def test_fednova(momentum):
     nova = functools.partial(fc.methods.fednova, momentum=momentum)
     Problem(nova).run(server_rules.FedNova, momentum=momentum)
 
 
+@pytest.mark.slow
 @MOMENTA
 @pytest.mark.parametrize("alpha", [0.05, 0.5])
 def test_feddyn(momentum, alpha):
-    state, theirs = Problem(fc.methods.feddyn, {"alpha": alpha}).run(
+    state, theirs = problem("feddyn", ("alpha", alpha)).run(
         server_rules.FedDyn, momentum=momentum
     )
     h = {k: x / alpha for k, x in theirs.h.items()}
@@ -35,7 +38,7 @@ def test_feddyn(momentum, alpha):
 
 
 @pytest.mark.parametrize("q", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("lipschitz", [None, 3.0])
+@pytest.mark.parametrize("lipschitz", [None, slow(3.0)])
 def test_qfedavg(q, lipschitz):
     problem("qfedavg", ("lipschitz", lipschitz)).run(server_rules.QFedAvg, q=q)
 
@@ -48,6 +51,7 @@ def test_fedper():
         assert_close(ours, mine, f"client {i}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_share", [0.25, 0.5])
 def test_fedrep(head_share):
     state, theirs = problem("fedrep", ("head_share", head_share)).run(

@@ -1,5 +1,7 @@
 """Parity with the first author's PyTorch code, over every file found (design 7)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +12,25 @@ from fedcmi_jax.methods._infiltration import class_probabilities
 from tests.parity import reference as ref
 
 FILES = ref.files()
+SMALL = ("one_multimodal_client", "one_round_mixed_modalities")
+"""A file of one client, and one of all kinds of clients with a reference of its own."""
 
 PROBABILITY_TOLERANCE = 1e-5
 WEIGHT_TOLERANCE = 1e-4
 BATCH_NORM_TOLERANCE = 1e-3
 
 
-@pytest.fixture(scope="module", params=FILES, ids=lambda p: p.stem)
+def params(quick):
+    """The files, of which these are quick."""
+    return [
+        pytest.param(
+            path, id=path.stem, marks=() if path.stem in quick else pytest.mark.slow
+        )
+        for path in FILES
+    ]
+
+
+@pytest.fixture(scope="module")
 def reference(request) -> ref.Reference:
     return ref.load(request.param)
 
@@ -44,6 +58,7 @@ def test_files_of_another_folder_are_added(tmp_path):
     assert set(ref.files(tmp_path)) == {*own, tmp_path / "another.npz"}
 
 
+@pytest.mark.parametrize("reference", params(SMALL), indirect=True)
 def test_class_probabilities(reference):
     worst = 0.0
     for i in range(reference.num_clients):
@@ -70,16 +85,24 @@ def test_class_probabilities(reference):
     assert worst < PROBABILITY_TOLERANCE
 
 
+@pytest.mark.parametrize("reference", params(SMALL[1:]), indirect=True)
 def test_trained_clients(reference):
     """A federation of one client: its trained weights are the new global ones."""
+    data, everybody = ref.federation(reference, list(range(reference.num_clients)))
+    _, algorithm = ref.algorithm(reference, data, 1)
+    step = jax.jit(algorithm.round)
     worst = 0.0
     for i in range(reference.num_clients):
         if not any(k.startswith(f"client{i}/trained/") for k in reference.arrays):
             continue
-        data, federation = ref.federation(reference, [i])
-        _, algorithm = ref.algorithm(reference, data, 1)
+        # All samples are kept, so that one program serves for every client.
+        only = {
+            name: getattr(everybody, name)[i : i + 1]
+            for name in ("offsets", "sizes", "probe_sizes", "available")
+        }
+        federation = dataclasses.replace(everybody, **only)
         state = ref.start(reference, algorithm, federation, jax.random.key(0))
-        state, info = jax.jit(algorithm.round)(state, federation)
+        state, info = step(state, federation)
         assert bool(info.accepted.all())
         theirs = reference.weights(f"client{i}/trained")
         worst = max(
@@ -89,6 +112,7 @@ def test_trained_clients(reference):
     assert worst < tolerance(reference)
 
 
+@pytest.mark.parametrize("reference", params(SMALL[1:]), indirect=True)
 @pytest.mark.parametrize("chunk_size", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_aggregated_global(reference, chunk_size):
     data, federation = ref.federation(reference, list(range(reference.num_clients)))
@@ -96,10 +120,11 @@ def test_aggregated_global(reference, chunk_size):
         reference, data, reference.num_clients, chunk_size=chunk_size
     )
     state = ref.start(reference, algorithm, federation, jax.random.key(0))
+    step = jax.jit(algorithm.round)
     worst = 0.0
     for _ in range(reference.config["rounds"]):
         name = f"round{int(state.round)}"
-        state, _ = jax.jit(algorithm.round)(state, federation)
+        state, _ = step(state, federation)
         theirs = reference.weights(name)
         worst = max(
             worst, largest_difference((state.params, state.batch_stats), theirs)

@@ -59,11 +59,25 @@ def clip_by_norm(delta: Params, owned: Params, max_norm: float) -> Params:
     return optax.tree.scale(factor, delta)
 
 
+def by_block(fn: Callable[..., Array], weights: Params, *trees: Params) -> Params:
+    """``fn(weight, *leaves)`` leaf by leaf.
+
+    Args:
+      fn: Of a block's weight and one array of each tree.
+      weights: Prefix tree of the parameters: numbers, ``Mean`` or ``Sum``.
+      *trees: Trees like the parameters.
+    """
+    return jax.tree.map(
+        lambda w, *blocks: jax.tree.map(lambda *x: fn(w, *x), *blocks),
+        weights,
+        *trees,
+        is_leaf=lambda x: isinstance(x, (Mean, Sum)),
+    )
+
+
 def scale_blocks(weights: Params, tree: Params) -> Params:
     """Multiplies each block by its scalar; ``weights`` is a prefix tree."""
-    return jax.tree.map(
-        lambda w, block: jax.tree.map(lambda x: w * x, block), weights, tree
-    )
+    return by_block(lambda w, x: w * x, weights, tree)
 
 
 def client_sums(
@@ -241,9 +255,4 @@ def keep_unowned(
 
 def where_owned(weights: Params, new: Params, old: Params) -> Params:
     """``new`` in blocks with a weight above 0, else ``old``; exactly."""
-    return jax.tree.map(
-        lambda w, new, old: jax.tree.map(lambda n, o: jnp.where(w > 0, n, o), new, old),
-        weights,
-        new,
-        old,
-    )
+    return by_block(lambda w, n, o: jnp.where(w > 0, n, o), weights, new, old)

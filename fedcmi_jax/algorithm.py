@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from fedcmi_jax import backend
 from fedcmi_jax.clients import place_state
-from fedcmi_jax.cohort import check_federation, stream
+from fedcmi_jax.cohort import check_federation, named_key
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods.base import Method, personal_blocks
@@ -115,7 +115,7 @@ def init(setup: Setup, key: Array, federation: Federation) -> FederationState:
       The state; on a mesh its arrays are laid out there.
     """
     check_federation(federation, setup.model, setup.clients_per_round)
-    params, batch_stats = setup.model.init(stream(key, "init"))
+    params, batch_stats = setup.model.init(named_key(key, "init"))
     n = federation.num_clients
     shared, memory = setup.method.init(setup.model, params, n)
 

@@ -169,7 +169,7 @@ def guard(environ: MutableMapping[str, str] = os.environ) -> None:
     platforms = environ.get("JAX_PLATFORMS", "")
     if not needs_flag(version("jaxlib"), platforms) or is_guarded(environ):
         return
-    if environ is os.environ and _has_started():
+    if environ is os.environ and has_started():
         warn_if_unguarded()
         return
     environ["XLA_FLAGS"] = f"{_flags(environ)} {FLAG}".strip()
@@ -268,8 +268,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release if part.isdecimal())
 
 
-def _has_started() -> bool:
-    """Whether JAX has touched a device; asked with one version of jaxlib only."""
+def has_started() -> bool:
+    """Whether JAX has touched a device, after which it takes no more settings."""
     if "jax" not in sys.modules:
         return False
     from jax._src import xla_bridge

@@ -1,4 +1,4 @@
-"""The seed's key streams, and who takes part in a round."""
+"""The keys of a seed, and who takes part in a round."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model
 
-STREAMS = ("init", "partition", "sampling", "local", "probe")
-"""Named key streams; their order is part of the result for a seed."""
+KEYS = ("init", "partition", "sampling", "local", "probe")
+"""What a seed has keys for; their order is part of the result for a seed."""
 
 
-def stream(key: Array, name: str) -> Array:
-    """The named key stream of a seed's key."""
-    return jax.random.fold_in(key, STREAMS.index(name))
+def named_key(key: Array, name: str) -> Array:
+    """The key of one purpose, folded out of a seed's."""
+    return jax.random.fold_in(key, KEYS.index(name))
 
 
 def uniform_cohort(

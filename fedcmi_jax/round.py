@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fedcmi_jax import aggregate
 from fedcmi_jax.clients import ClientUpdate, constrain, place_state
-from fedcmi_jax.cohort import stream, uniform_cohort
+from fedcmi_jax.cohort import named_key, uniform_cohort
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import select, train_client
 from fedcmi_jax.methods.base import personal_blocks
@@ -78,11 +78,11 @@ def select_cohort(
     setup: Setup, state: FederationState, federation: Federation
 ) -> Selection:
     """The round's cohort: the method's choice, or drawn uniformly."""
-    key = jax.random.fold_in(stream(state.key, "sampling"), state.round)
+    key = jax.random.fold_in(named_key(state.key, "sampling"), state.round)
     if setup.method.select is None:
         drawn = uniform_cohort(key, federation, setup.clients_per_round)
         return Selection(*drawn, state.shared, state.memory)
-    probe_key = jax.random.fold_in(stream(state.key, "probe"), state.round)
+    probe_key = jax.random.fold_in(named_key(state.key, "probe"), state.round)
     return setup.method.select(server_view(setup, state, federation, probe_key), key)
 
 
@@ -100,7 +100,7 @@ def train_cohort(
     """
     members = in_order(setup, federation, selection.ids, selection.participation)
     selected = state._replace(shared=selection.shared, memory=selection.memory)
-    round_key = jax.random.fold_in(stream(state.key, "local"), state.round)
+    round_key = jax.random.fold_in(named_key(state.key, "local"), state.round)
     sums, kept, accepted = map_over(
         setup,
         functools.partial(client_update, setup),

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from fedcmi_jax.assembly import build_federation
 from fedcmi_jax.clients import replicate
-from fedcmi_jax.cohort import stream, uniform_cohort
+from fedcmi_jax.cohort import named_key, uniform_cohort
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.partition import Partition
@@ -108,7 +108,7 @@ class CohortStream:
 
         def draw(round: Array) -> Array:
             # The key of FederatedAlgorithm.round.
-            sampling = jax.random.fold_in(stream(key, "sampling"), round)
+            sampling = jax.random.fold_in(named_key(key, "sampling"), round)
             return uniform_cohort(sampling, skeleton, clients_per_round)[0]
 
         self._draw = jax.jit(draw)

@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
         local={"epochs": 1},
     )
     folder = tmp_path_factory.mktemp("runs") / "run"
-    run_folder.create(folder)
+    run_folder.make_folder(folder)
     return training.train(build(config), folder)
 
 

@@ -62,7 +62,7 @@ def poisoned(*clients, method="fedavg", **values):
 
 
 def start(experiment, folder):
-    run_folder.create(folder)
+    run_folder.make_folder(folder)
     training.write_config(folder, experiment.config)
     return folder
 

@@ -243,21 +243,21 @@ for round in range(10**9):
 
 
 def test_create_takes_new_and_empty_folders(tmp_path):
-    run_folder.create(tmp_path / "a" / "b")
-    run_folder.create(tmp_path / "a" / "b")
+    run_folder.make_folder(tmp_path / "a" / "b")
+    run_folder.make_folder(tmp_path / "a" / "b")
     (tmp_path / "a" / "b" / ".config.json.123.tmp").touch()
     with run_folder.lock(tmp_path / "a" / "b"):
-        run_folder.create(tmp_path / "a" / "b")
+        run_folder.make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_create_refuses_what_is_there(tmp_path):
     (tmp_path / "config.json").touch()
     with pytest.raises(ValueError, match="exists; choose another --output") as error:
-        run_folder.create(tmp_path)
+        run_folder.make_folder(tmp_path)
     assert f"fedcmi resume {tmp_path}" in one_line(error)
     with pytest.raises(ValueError, match="is a file"):
-        run_folder.create(tmp_path / "config.json")
+        run_folder.make_folder(tmp_path / "config.json")
     assert os.listdir(tmp_path) == ["config.json"]
 
 
@@ -311,7 +311,7 @@ def test_default_folder_is_new(tmp_path):
     names = []
     for _ in range(3):
         path = run_folder.default_folder(tmp_path, "noisy_digits fedcmi", 0, now)
-        run_folder.create(path)
+        run_folder.make_folder(path)
         names.append(path.name)
     stem = "noisy-digits-fedcmi-s0-20261121-142300"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]

@@ -23,7 +23,7 @@ from fedcmi_jax.experiment import (
 )
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
-from fedcmi_jax.experiment.run_folder import create
+from fedcmi_jax.experiment.run_folder import make_folder
 from fedcmi_jax.testing import problem as problems
 from tests.test_config import TINY
 from tests.test_run import SCHEDULE, At, kill, metrics, newest
@@ -56,7 +56,7 @@ def _compiled(monkeypatch):
 
 
 def start(config, folder):
-    create(folder)
+    make_folder(folder)
     training.write_config(folder, config)
     return folder
 

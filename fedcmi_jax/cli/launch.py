@@ -68,7 +68,7 @@ def start(launch: Launch, *, spreads: bool = True) -> Mesh | None:
     several = launch.coordinator is not None or _is_cluster()
     if launch.host_devices is not None:
         jax.config.update("jax_num_cpu_devices", launch.host_devices)
-    elif spreads and not several and not _speaks_of_devices():
+    elif spreads and not (several or _is_settled()):
         cores = len(os.sched_getaffinity(0))
         jax.config.update("jax_num_cpu_devices", min(cores, LANES))
     if several:
@@ -97,10 +97,11 @@ def keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _speaks_of_devices() -> bool:
-    """Whether the environment says how many devices the CPU is."""
+def _is_settled() -> bool:
+    """Whether how many devices the CPU is, is said in the environment or too late."""
     flags = os.environ.get("XLA_FLAGS", "")
-    return "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in flags
+    said = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in flags
+    return said or backend.has_started()
 
 
 def _is_cluster() -> bool:

@@ -7,7 +7,7 @@ from fedcmi_jax.cli import launch
 from fedcmi_jax.cli.commands import RUNS, SweepClients
 from fedcmi_jax.experiment import sweep
 from fedcmi_jax.experiment.config import check_config
-from fedcmi_jax.experiment.run_folder import check_free, create, default_folder
+from fedcmi_jax.experiment.run_folder import check_free, default_folder, make_folder
 
 
 def run(options: SweepClients) -> int:
@@ -33,7 +33,7 @@ def run(options: SweepClients) -> int:
         folder = pathlib.Path(config.output)
     check_free(folder)
     mesh = launch.start(options.launch)
-    create(folder)
+    make_folder(folder)
     sweep.sweep_clients(
         config,
         folder,

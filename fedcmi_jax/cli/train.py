@@ -18,9 +18,9 @@ from fedcmi_jax.experiment.files import read_json
 from fedcmi_jax.experiment.run_folder import (
     check_free,
     check_run,
-    create,
     default_folder,
     lock,
+    make_folder,
 )
 
 Trainer = Callable[[pathlib.Path, training.Observer], str]
@@ -51,7 +51,7 @@ def train(options: Train) -> int:
     trainer = _prepared(config, mesh)
     if not hosts.is_main():
         return _run(trainer, folder)
-    create(folder)
+    make_folder(folder)
     with lock(folder):
         training.write_config(folder, config)
         return _run(trainer, folder)

@@ -23,7 +23,7 @@ SUMMARY = "summary.json"
 _LOCK = ".lock"
 
 
-def create(folder: str | Path) -> None:
+def make_folder(folder: str | Path) -> None:
     """Makes the folder of a new run.
 
     Args:
@@ -35,7 +35,7 @@ def create(folder: str | Path) -> None:
 
     Example:
       >>> import tempfile
-      >>> create(Path(tempfile.mkdtemp()) / "runs" / "first")
+      >>> make_folder(Path(tempfile.mkdtemp()) / "runs" / "first")
     """
     check_free(folder)
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,13 @@ import numpy as np
 
 from fedcmi_jax import data, partition
 from fedcmi_jax.assembly import check_present
-from fedcmi_jax.cohort import STREAMS
+from fedcmi_jax.cohort import KEYS
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.experiment.config import Config, create
 from fedcmi_jax.partition import Partition
 from fedcmi_jax.partition.holdout import Held, take_clients, take_share
 
-PARTITION_STREAM = STREAMS.index("partition")
+PARTITION_KEY = KEYS.index("partition")
 """Index of the NumPy stream that splits samples and modalities; one per seed, so that
 all methods share one split."""
 
@@ -95,7 +95,7 @@ def split(config: Config, dataset: Dataset) -> ClientSplit:
         or a sample held out has none of its client's modalities.
     """
     seed = FIXED_SEED if config.fixed_partition else config.seed
-    rng = np.random.default_rng([seed, PARTITION_STREAM])
+    rng = np.random.default_rng([seed, PARTITION_KEY])
     parts = create("partition", config.partition, dataset.train, config.clients, rng)
     available = partition.allocate_modalities(
         parts.num_clients,

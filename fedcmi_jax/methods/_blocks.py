@@ -1,7 +1,5 @@
 """Block by block: what clients send of the blocks they own, and what is made of it."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -14,22 +12,6 @@ def zeros(model: Model, params: Params, num_clients: int) -> tuple[Params, Param
     del model, num_clients
     start = jax.tree.map(jnp.zeros_like, params)
     return start, start
-
-
-def by_block(fn: Callable[..., Array], weights: Params, *trees: Params) -> Params:
-    """``fn(weight, *leaves)`` leaf by leaf.
-
-    Args:
-      fn: Of a block's weight and one array of each tree.
-      weights: Prefix tree of the parameters: numbers, ``Mean`` or ``Sum``.
-      *trees: Trees like the parameters.
-    """
-    return jax.tree.map(
-        lambda w, *blocks: jax.tree.map(lambda *x: fn(w, *x), *blocks),
-        weights,
-        *trees,
-        is_leaf=lambda x: isinstance(x, (Mean, Sum)),
-    )
 
 
 def block_means(client: Client, value: PyTree, weight: Array) -> Params:

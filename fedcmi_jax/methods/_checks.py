@@ -3,7 +3,7 @@
 import numpy as np
 from jax.core import Tracer
 
-from fedcmi_jax.types import Array
+from fedcmi_jax.types import Array, Model
 
 
 def check_not_negative(**values: float | Array) -> None:
@@ -29,4 +29,27 @@ def check_window(first_round: int, last_round: int | None) -> None:
         raise ValueError(
             f"last_round: {last_round} comes before first_round {first_round}; give "
             f"at least {first_round}, or None for the end"
+        )
+
+
+def check_momentum(momentum: float, remedy: str) -> None:
+    """Refuses a momentum outside [0, 1).
+
+    Raises:
+      ValueError: Names the argument, its value and the remedy.
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum: {momentum} is outside [0, 1); {remedy}")
+
+
+def check_two_modalities(name: str, model: Model) -> None:
+    """Refuses a model of other than two modalities for a method that compares two.
+
+    Raises:
+      ValueError: Names the method, the modalities and the remedy.
+    """
+    if len(model.modalities) != 2:
+        raise ValueError(
+            f"model: {name} is defined for two modalities, not for "
+            f"{len(model.modalities)}; choose another method"
         )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.federation import ClientData
-from fedcmi_jax.methods._checks import check_not_negative
+from fedcmi_jax.methods._checks import check_not_negative, check_two_modalities
 from fedcmi_jax.methods._facility_location import distances, greedy
 from fedcmi_jax.methods._prototypes import (
     ClassSums,
@@ -145,11 +145,7 @@ def bmsfed(
 
     def check(model: Model, clients_per_round: int) -> None:
         del clients_per_round
-        if len(model.modalities) != 2:
-            raise ValueError(
-                f"model: bmsfed is defined for two modalities, not for "
-                f"{len(model.modalities)}; choose another method"
-            )
+        check_two_modalities("bmsfed", model)
 
     def init(model: Model, params: Params, num_clients: int) -> tuple[Shared, Memory]:
         square = jnp.zeros((num_clients, num_clients))

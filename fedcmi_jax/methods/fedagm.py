@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from fedcmi_jax.choices import check_choice
-from fedcmi_jax.methods._checks import check_not_negative, check_window
+from fedcmi_jax.methods._checks import (
+    check_not_negative,
+    check_two_modalities,
+    check_window,
+)
 from fedcmi_jax.methods._samples import complete_samples, in_window
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, LocalUpdate, Step
@@ -96,11 +100,7 @@ def fedagm(
 
     def check(model: Model, clients_per_round: int) -> None:
         del clients_per_round
-        if len(model.modalities) != 2:
-            raise ValueError(
-                f"model: fedagm is defined for two modalities, not for "
-                f"{len(model.modalities)}; choose another method"
-            )
+        check_two_modalities("fedagm", model)
 
     def init(
         model: Model, params: Params, num_clients: int

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods._blocks import block_sums, by_block, zeros
+from fedcmi_jax.aggregate import by_block
+from fedcmi_jax.methods._blocks import block_sums, zeros
 from fedcmi_jax.methods._samples import uniform
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step

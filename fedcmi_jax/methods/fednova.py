@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 
-from fedcmi_jax.methods._blocks import block_means, by_block
+from fedcmi_jax.aggregate import by_block
+from fedcmi_jax.methods._blocks import block_means
+from fedcmi_jax.methods._checks import check_momentum
 from fedcmi_jax.methods._momentum import momentum_gain
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
@@ -31,8 +33,7 @@ def fednova(*, momentum: float = 0.9) -> Method:
       >>> fc.methods.fednova().name
       'fednova'
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: {momentum} is outside [0, 1); 0 is none")
+    check_momentum(momentum, "0 is none")
 
     def length(client: Client) -> Array:
         steps = jnp.maximum(client.num_steps, 1)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
-from fedcmi_jax.methods._checks import check_not_negative, check_window
+from fedcmi_jax.methods._checks import check_momentum, check_not_negative, check_window
 from fedcmi_jax.methods._prototypes import (
     Coefficient,
     Prototypes,
@@ -69,8 +69,7 @@ def fedpmr(
     check_not_negative(alpha=alpha, entropy=entropy, entropy_rounds=entropy_rounds)
     check_choice("coefficient", coefficient, Coefficient)
     check_window(first_round, last_round)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: {momentum} is outside [0, 1); 0 renews wholly")
+    check_momentum(momentum, "0 renews wholly")
 
     def begin(client: Client, key: Array) -> tuple[Prototypes, Sums]:
         del key

@@ -5,9 +5,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.aggregate import by_block
 from fedcmi_jax.choices import check_choice
-from fedcmi_jax.methods._blocks import by_block, zeros
-from fedcmi_jax.methods._checks import check_not_negative
+from fedcmi_jax.methods._blocks import zeros
+from fedcmi_jax.methods._checks import check_momentum, check_not_negative
 from fedcmi_jax.methods._momentum import momentum_gain
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate, Step
@@ -58,8 +59,7 @@ def scaffold(
       >>> fc.methods.scaffold().momentum
       0.0
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: {momentum} is outside [0, 1); 0 is the paper's")
+    check_momentum(momentum, "0 is the paper's")
     check_choice("weights", weights, Weights)
     if variate_scale is not None:
         check_not_negative(variate_scale=variate_scale)

@@ -33,8 +33,6 @@ METHODS = {
     "fedcmi": fc.methods.fedcmi(),
     "personal": fc.methods.fedcmi(personal_infiltration=True),  # has memory
     "scaffold": fc.methods.scaffold(),
-    "power_of_choice": fc.methods.power_of_choice(),  # measures candidates
-    "fedmsplit": fc.methods.fedmsplit(),  # mixes memories
     "bmsfed": fc.methods.bmsfed(),  # surveys all clients
 }
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedcmi_jax.blocks import keep_unowned, scale_blocks, where_owned
 from fedcmi_jax.types import Array, Mean, Params, PyTree, Sum, Sums
 
 
@@ -57,27 +58,6 @@ def clip_by_norm(delta: Params, owned: Params, max_norm: float) -> Params:
     norm = optax.tree.norm(scale_blocks(owned, delta))
     factor = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
     return optax.tree.scale(factor, delta)
-
-
-def by_block(fn: Callable[..., Array], weights: Params, *trees: Params) -> Params:
-    """``fn(weight, *leaves)`` leaf by leaf.
-
-    Args:
-      fn: Of a block's weight and one array of each tree.
-      weights: Prefix tree of the parameters: numbers, ``Mean`` or ``Sum``.
-      *trees: Trees like the parameters.
-    """
-    return jax.tree.map(
-        lambda w, *blocks: jax.tree.map(lambda *x: fn(w, *x), *blocks),
-        weights,
-        *trees,
-        is_leaf=lambda x: isinstance(x, (Mean, Sum)),
-    )
-
-
-def scale_blocks(weights: Params, tree: Params) -> Params:
-    """Multiplies each block by its scalar; ``weights`` is a prefix tree."""
-    return by_block(lambda w, x: w * x, weights, tree)
 
 
 def client_sums(
@@ -218,41 +198,3 @@ def optimizer_step(
     updates, new_state = optimizer.update(pseudo_gradient, optimizer_state, params)
     moved = where_owned(weights, optax.apply_updates(params, updates), params)
     return moved, keep_unowned(weights, new_state, optimizer_state, any_accepted)
-
-
-def keep_unowned(
-    weights: Params, new: PyTree, old: PyTree, any_accepted: Array
-) -> PyTree:
-    """A server optimizer's new state, but the old one of blocks that nobody trained.
-
-    Moments are the subtrees that have the parameters' blocks; they are kept block by
-    block. Everything else, like a count of steps, is kept if ``any_accepted`` is false.
-
-    Args:
-      weights: Total weight of every block, prefix tree of the parameters.
-      new: The state after the optimizer's step.
-      old: The state before.
-      any_accepted: bool, whether any client takes part.
-
-    Returns:
-      The state to go on with.
-    """
-
-    def has_blocks(tree: PyTree) -> bool:
-        try:
-            jax.tree.map(lambda w, block: None, weights, tree)
-        except ValueError:
-            return False
-        return True
-
-    def keep(new: PyTree, old: PyTree) -> PyTree:
-        if has_blocks(new):
-            return where_owned(weights, new, old)
-        return jnp.where(any_accepted, new, old)
-
-    return jax.tree.map(keep, new, old, is_leaf=has_blocks)
-
-
-def where_owned(weights: Params, new: Params, old: Params) -> Params:
-    """``new`` in blocks with a weight above 0, else ``old``; exactly."""
-    return by_block(lambda w, n, o: jnp.where(w > 0, n, o), weights, new, old)

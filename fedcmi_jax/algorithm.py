@@ -10,11 +10,11 @@ import optax
 from jax.sharding import Mesh
 
 from fedcmi_jax import backend
-from fedcmi_jax.clients import place_state
 from fedcmi_jax.cohort import check_federation, named_key
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods.base import Method, personal_blocks
+from fedcmi_jax.placement import place_state
 from fedcmi_jax.round import round
 from fedcmi_jax.server import LANES, Reduction, Setup
 from fedcmi_jax.types import Array, FederationState, Model, Params, PyTree, RoundInfo

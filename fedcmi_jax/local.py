@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.aggregate import keep_unowned, scale_blocks
+from fedcmi_jax.blocks import keep_unowned, scale_blocks
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.methods._samples import cross_entropies
 from fedcmi_jax.methods.base import Method

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax import aggregate
-from fedcmi_jax.clients import ClientUpdate, constrain, place_state
+from fedcmi_jax.blocks import where_owned
+from fedcmi_jax.clients import ClientUpdate
 from fedcmi_jax.cohort import named_key, uniform_cohort
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import select, train_client
 from fedcmi_jax.methods.base import personal_blocks
 from fedcmi_jax.methods.seen import Cohort, Kept, Selection
+from fedcmi_jax.placement import constrain, place_state
 from fedcmi_jax.server import (
     Seen,
     Setup,
@@ -194,7 +196,7 @@ def server_step(
     )
     if setup.method.server_update is not None:
         params, shared = setup.method.server_update(cohort, delta, upload)
-        params = aggregate.where_owned(sums.weights, params, state.params)
+        params = where_owned(sums.weights, params, state.params)
         return params, shared, state.server_optimizer
     params, optimizer_state = aggregate.optimizer_step(
         state.params,

@@ -19,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax.assembly import build_federation
-from fedcmi_jax.clients import replicate
 from fedcmi_jax.cohort import named_key, uniform_cohort
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.partition import Partition
+from fedcmi_jax.placement import replicate
 from fedcmi_jax.types import Array
 
 ALIGNMENT = 64

@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.clients import (
-    add_lanes,
-    client_mesh,
-    deal,
-    lanes_of_devices,
-    replicate,
-)
+from fedcmi_jax.clients import add_lanes, deal, lanes_of_devices
 from fedcmi_jax.experiment import autotune
+from fedcmi_jax.placement import client_mesh, replicate
 from fedcmi_jax.testing.problem import (
     SIZES,
     algorithm,

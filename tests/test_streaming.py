@@ -11,12 +11,12 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax import methods, streaming
 from fedcmi_jax.cli.main import main
-from fedcmi_jax.clients import client_mesh, replicate
 from fedcmi_jax.evaluation import metrics as evaluation
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.placement import client_mesh, replicate
 from fedcmi_jax.testing import problem as problems
 from fedcmi_jax.testing.problem import MODALITIES
 from tests.test_config import TINY

@@ -20,9 +20,9 @@ from fedcmi_jax.bench.workloads import (
     padded_to_longest,
     padding_ratio,
 )
-from fedcmi_jax.clients import replicate
 from fedcmi_jax.experiment import autotune, timing
 from fedcmi_jax.federation import Federation
+from fedcmi_jax.placement import replicate
 
 
 class Plan(NamedTuple):

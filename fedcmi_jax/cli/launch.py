@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from fedcmi_jax import backend
 from fedcmi_jax.cli.command import Launch
-from fedcmi_jax.clients import client_mesh
+from fedcmi_jax.placement import client_mesh
 from fedcmi_jax.server import LANES
 
 

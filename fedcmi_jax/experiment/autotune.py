@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from fedcmi_jax.algorithm import FederatedAlgorithm
-from fedcmi_jax.clients import shards_memory
 from fedcmi_jax.experiment.experiment import Experiment
 from fedcmi_jax.experiment.files import read_json, write_json
 from fedcmi_jax.experiment.hosts import agree, is_main
 from fedcmi_jax.federation import Federation
+from fedcmi_jax.placement import shards_memory
 
 RECORD = "chunk_size.json"
 """The choice, in the run folder: a resumed run does not measure again."""

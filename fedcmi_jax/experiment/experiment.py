@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.assembly import build_federation, coarse_capacity
-from fedcmi_jax.clients import replicate
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation.metrics import Evaluation
 from fedcmi_jax.experiment import hosts
@@ -35,6 +34,7 @@ from fedcmi_jax.experiment.split import ClientSplit, load_dataset, split
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.methods.base import Method, has_own_models, own_model
 from fedcmi_jax.methods.seen import Kept
+from fedcmi_jax.placement import replicate
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
 
@@ -99,7 +99,7 @@ def build(
 
     Args:
       config: The configuration.
-      mesh: ``clients.client_mesh``: devices that share the cohort; None: one.
+      mesh: ``placement.client_mesh``: devices that share the cohort; None: one.
       log: Receives the progress of a data set that is prepared, its notes, and learning
         rates that are not the configuration's numbers.
       like: An experiment of this configuration with another seed. Its data set is used

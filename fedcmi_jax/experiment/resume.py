@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import jax
 
-from fedcmi_jax.clients import place_state
 from fedcmi_jax.experiment import checkpoint, hosts
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment
 from fedcmi_jax.experiment.files import read_json
 from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.run_folder import BEST, CHECKPOINTS, METRICS, SUMMARY
+from fedcmi_jax.placement import place_state
 from fedcmi_jax.types import FederationState
 
 

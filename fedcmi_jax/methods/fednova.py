@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from fedcmi_jax.aggregate import by_block
+from fedcmi_jax.blocks import by_block
 from fedcmi_jax.methods._blocks import block_means
 from fedcmi_jax.methods._checks import check_momentum
 from fedcmi_jax.methods._momentum import momentum_gain

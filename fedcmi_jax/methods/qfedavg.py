@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.aggregate import by_block
+from fedcmi_jax.blocks import by_block
 from fedcmi_jax.methods._blocks import block_sums
 from fedcmi_jax.methods._checks import check_not_negative
 from fedcmi_jax.methods._samples import mean_loss, uniform

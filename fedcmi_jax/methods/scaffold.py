@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.aggregate import by_block
+from fedcmi_jax.blocks import by_block
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.methods._blocks import zeros
 from fedcmi_jax.methods._checks import check_momentum, check_not_negative

@@ -1,0 +1,77 @@
+"""Where arrays lie: the mesh that clients are dealt over, and what is spread on it."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedcmi_jax.types import FederationState, PyTree
+
+AXIS = "clients"
+"""Name of the mesh axis that clients are dealt over."""
+
+
+def client_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh over devices (of all processes) along which clients are dealt.
+
+    Args:
+      num_devices: How many; None: all there are.
+
+    Returns:
+      A mesh with the one axis ``clients``.
+
+    Raises:
+      ValueError: There are fewer, or less than one was asked for.
+
+    Example:
+      >>> client_mesh(1).shape["clients"]
+      1
+    """
+    devices = jax.devices()
+    count = len(devices) if num_devices is None else num_devices
+    if not 1 <= count <= len(devices):
+        raise ValueError(
+            f"devices: {count} is not possible with {len(devices)} "
+            f"{jax.default_backend()} device(s); give 1 to {len(devices)}"
+            + (" (or --host-devices)" if jax.default_backend() == "cpu" else "")
+        )
+    return Mesh(np.array(devices[:count]), (AXIS,))
+
+
+def shards_memory(mesh: Mesh | None, num_clients: int) -> bool:
+    """Whether memory [N, ...] is spread over the mesh, whose size must divide N."""
+    return mesh is not None and num_clients % mesh.size == 0
+
+
+def place_state(
+    state: FederationState, mesh: Mesh | None, num_clients: int
+) -> FederationState:
+    """Replicates a state on the mesh, its per-client memory spread over the devices.
+
+    Args:
+      state: The state; arrays or tracers.
+      mesh: Where; None: left as it is.
+      num_clients: N; memory is replicated, too, unless the mesh size divides it.
+
+    Returns:
+      The placed state.
+    """
+    spec = P(AXIS) if shards_memory(mesh, num_clients) else P()
+    own = constrain({"memory": state.memory, "personal": state.personal}, mesh, spec)
+    return constrain(state._replace(memory=(), personal={}), mesh)._replace(**own)
+
+
+def constrain(tree: PyTree, mesh: Mesh | None, spec: P = P()) -> PyTree:  # noqa: B008
+    """The tree, laid out on the mesh by ``spec`` (default: replicated)."""
+    if mesh is None:
+        return tree
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), tree)
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Puts host or single-device arrays on every device of the mesh."""
+    if mesh is None:
+        return tree
+    sharding = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), tree)

@@ -78,6 +78,7 @@ def one_round(config):
     return jax.jit(built.algorithm.round)(state, built.federation)
 
 
+@pytest.mark.slow
 def test_training_on_augmented_batches_differs_and_is_finite():
     plain, _ = one_round(config())
     state, info = one_round(config(augment=("gray",)))

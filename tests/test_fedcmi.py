@@ -178,9 +178,8 @@ def per_step_teacher(**options):
     return method._replace(loss=loss)
 
 
-@pytest.mark.parametrize(
-    "dominance", ["batch_local", pytest.param("batch_global", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dominance", ["batch_local", "batch_global"])
 def test_cached_teacher_equals_per_step_teacher(dominance):
     cached = fc.methods.fedcmi(mu=0.0, dominance=dominance)
     a, _ = rounds(algorithm(cached), federation(), 3)

@@ -402,6 +402,7 @@ def test_msplit_mixing_by_hand():
     assert float(mixed[3]) == 50.0
 
 
+@pytest.mark.slow
 def test_msplit_without_mixing_is_everybody_alone():
     fed, net = federation(), model("classifier")
     state, _ = rounds(algorithm(fc.methods.fedmsplit(eta=0.0), net), fed, 2)

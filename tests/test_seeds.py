@@ -366,6 +366,7 @@ def mapped_experiment():
     return build(config(**MAPPED))
 
 
+@pytest.mark.slow
 def test_mapped_seeds_are_the_seeds_on_one_partition():
     built = mapped_experiment()
     algorithm = built.algorithm

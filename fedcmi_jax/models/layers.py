@@ -166,10 +166,11 @@ class BatchNorm(nn.Module):
         if train:
             count = mask.sum() * (x.size // (x.shape[0] * x.shape[-1]))
             safe = jnp.maximum(count, 1.0)
-            batch_mean = _masked_sum(x, mask) / safe
-            batch_var = _masked_sum((x - _like(batch_mean, x)) ** 2, mask) / safe
+            share = 1.0 / safe
+            batch_mean = _masked_sum(x, mask) * share
+            batch_var = _masked_sum((x - _like(batch_mean, x)) ** 2, mask) * share
             if not self.is_initializing():
-                unbiased = batch_var * safe / jnp.maximum(count - 1.0, 1.0)
+                unbiased = batch_var * (safe / jnp.maximum(count - 1.0, 1.0))
                 rate = jnp.where(count > 0, BATCH_NORM_MOMENTUM, 0.0)
                 mean_var.value = jax.lax.stop_gradient(
                     mean + rate * (batch_mean - mean)

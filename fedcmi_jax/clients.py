@@ -291,6 +291,8 @@ def _psum(totals: PyTree) -> PyTree:
 
 def _gather(lanes: int, totals: PyTree) -> PyTree:
     """The sum over all devices' lanes in the order of ``add_lanes``."""
+    if not jax.tree.leaves(totals):
+        return totals  # clients were measured, and sent nothing
     restore = ravel_pytree(jax.tree.map(lambda x: x[0], totals))[1]
     flat = jax.vmap(lambda x: ravel_pytree(x)[0])(totals)
     # Lane l is row l // D of device l mod D.

@@ -67,7 +67,7 @@ def qfedavg(*, q: float = 1.0, lipschitz: float | None = None) -> Method:
         # mean_delta is by F_i^q: times sum_i L F_i^q it is the numerator.
         def step(sent: Sum, w: Array, delta: Array) -> Array:
             top, bottom = sent.value
-            return w + delta * top / jnp.maximum(bottom, SUM_FLOOR)
+            return w + delta * (top / jnp.maximum(bottom, SUM_FLOOR))
 
         return by_block(step, upload, cohort.params, mean_delta), cohort.shared
 

@@ -52,16 +52,14 @@ FEDAVG_AT_FIRST = ("fedmsplit", "scaffold")
 OF_THEIR_OWN = ("feddyn", "fednova")
 """Methods without a value that equals FedAvg; FedNova does for clients of one size."""
 
-QUICK_SWITCHES = ("fedogm", "power_of_choice", "fedcmi")
-"""A gradient hook, a selection, and all of FedCMI."""
+QUICK_SWITCHES = ("fedogm", "fedcmi")
+"""A gradient hook, and all of FedCMI."""
 
 
 @functools.cache
-def fedavg_of_three(needs_projectors, uniform=False):
-    method = fc.Method(needs_projectors=needs_projectors)
-    if uniform:
-        method = method._replace(weight=lambda client, context: jnp.ones(()))
-    return testing.Case(method).round_of_some(2)
+def fedavg_of_three(uniform=False):
+    same = fc.Method(weight=lambda client, context: jnp.ones(()))
+    return testing.Case(same if uniform else fc.Method(), model()).round_of_some(2)
 
 
 def test_every_method_is_covered_by_an_off_switch():
@@ -69,6 +67,7 @@ def test_every_method_is_covered_by_an_off_switch():
     assert known == set(fc.methods.REGISTRY) - {"fedavg"}
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.parametrize(
     "name",
     [
@@ -78,22 +77,23 @@ def test_every_method_is_covered_by_an_off_switch():
 )
 def test_switched_off_is_fedavg_exactly(name):
     off = fc.methods.REGISTRY[name](**OFF_SWITCHES[name])
-    ours, info = testing.Case(off).round_of_some(2)
-    theirs, their_info = fedavg_of_three(off.needs_projectors, name in UNIFORM)
+    ours, info = testing.Case(off, model()).round_of_some(2)
+    theirs, their_info = fedavg_of_three(name in UNIFORM)
     np.testing.assert_array_equal(info.cohort, their_info.cohort)
     same = assert_close if name in UNIFORM else assert_equal
     same(ours.params, theirs.params)
     same(ours.batch_stats, theirs.batch_stats)
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.parametrize(
     "name", ["fedmsplit", pytest.param("scaffold", marks=pytest.mark.slow)]
 )
 def test_the_first_round_is_fedavg_exactly(name):
     ours = VARIANTS[name]
     theirs = VARIANTS["fedavg"]._replace(momentum=ours.momentum)
-    a, _ = testing.Case(ours).round_of_some()
-    b, _ = testing.Case(theirs).round_of_some()
+    a, _ = testing.Case(ours, model()).round_of_some()
+    b, _ = testing.Case(theirs, model()).round_of_some()
     assert_equal(a.params, b.params)
 
 

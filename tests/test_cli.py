@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -19,9 +18,8 @@ from fedcmi_jax.cli.lists import LISTS
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.presets import PRESETS
+from tests.marks import slow
 from tests.test_config import ENTRIES, TINY
-
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 PROGRAM = "import sys; from fedcmi_jax.cli.main import main; sys.exit(main())"
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}

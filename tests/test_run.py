@@ -25,11 +25,11 @@ from fedcmi_jax.experiment import (
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.testing import problem as problems
+from tests.marks import slow
 from tests.test_config import TINY
 
 # Resumed runs are to be equal as they are shipped.
 pytestmark = pytest.mark.shipped_flags
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 # Rounds, evaluations, calls and checkpoints that do not divide each other.
 SCHEDULE = {

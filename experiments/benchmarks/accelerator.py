@@ -14,7 +14,6 @@ import argparse
 import functools
 import json
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -190,13 +189,8 @@ def _gradients(layer: Layer, x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...
 
 
 def _median(function: Callable[..., Any], *args: jax.Array) -> float:
-    jax.block_until_ready(function(*args))
-    seconds = []
-    for _ in range(REPEATS):
-        begun = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        seconds.append(time.perf_counter() - begun)
-    return timing.spread(seconds)["median"]
+    run = timing.timed(function, *args)
+    return timing.spread([run() for _ in range(REPEATS)])["median"]
 
 
 if __name__ == "__main__":

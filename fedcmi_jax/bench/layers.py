@@ -1,13 +1,11 @@
 """Every convolution of the benchmark's models alone: how near to the matmul peak."""
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.models.convolution import CHANNELS_LAST, convolution
@@ -99,8 +97,7 @@ def program(layer: Layer) -> tuple[Callable[[], float], int]:
         return (x if layer.first else x + small * dx), w + small * dw
 
     run = jax.jit(lambda x, w: jax.lax.fori_loop(0, count, step, (x, w)))
-    jax.block_until_ready(run(x, w))
-    return functools.partial(_seconds, run, x, w), count
+    return timing.timed(run, x, w), count
 
 
 def rows(repeats: int) -> Iterator[dict[str, Any]]:
@@ -112,16 +109,11 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
     Yields:
       A row per layer, with the names of the JSON that ``fedcmi bench`` writes.
     """
-    side = timing.PEAK_SIDE
-    a = jnp.ones((side, side))
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(a))
+    product = timing.matmul()
     for layer in LAYERS:
         run, count = program(layer)
-        rounds: dict[str, Callable[[], float]] = {"layer": run}
-        rounds["product"] = functools.partial(_seconds, product, a)
-        seconds = timing.interleaved(rounds, repeats)
-        work = layer.flop * count / (2.0 * side**3)
+        seconds = timing.interleaved({"layer": run, "product": product}, repeats)
+        work = layer.flop * count / timing.PEAK_FLOP
         yield {
             "workload": "layers",
             "entry": layer.name,
@@ -131,9 +123,3 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
                 [s * work for s in seconds["product"]], seconds["layer"]
             ),
         }
-
-
-def _seconds(function: Callable[..., Any], *args: Array) -> float:
-    begun = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    return time.perf_counter() - begun

@@ -70,7 +70,7 @@ def diagnose(check: Callable[[], float]) -> Diagnosis:
     half = len(names) // 2
     rows = [("versions", ", ".join(names[:half])), ("", ", ".join(names[half:]))]
     rows += [
-        ("cores", f"{_usable_cores()} usable of {os.cpu_count()}"),
+        ("cores", f"{launch.usable_cores()} usable of {os.cpu_count()}"),
         ("memory", _memory()),
         ("xla cache", _folder(jax.config.values["jax_compilation_cache_dir"])),
         ("data cache", _folder(data_root())),
@@ -103,13 +103,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use; Linux can allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory() -> str:

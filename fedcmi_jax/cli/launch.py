@@ -69,8 +69,7 @@ def start(launch: Launch, *, spreads: bool = True) -> Mesh | None:
     if launch.host_devices is not None:
         jax.config.update("jax_num_cpu_devices", launch.host_devices)
     elif spreads and not (several or _is_settled()):
-        cores = len(os.sched_getaffinity(0))
-        jax.config.update("jax_num_cpu_devices", min(cores, LANES))
+        jax.config.update("jax_num_cpu_devices", min(usable_cores(), LANES))
     if several:
         # Used on CPU only; other backends bring their own.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -95,6 +94,13 @@ def keep_programs() -> None:
         root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(root) / "fedcmi_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; Linux can allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _is_settled() -> bool:

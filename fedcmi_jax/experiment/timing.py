@@ -17,6 +17,8 @@ from fedcmi_jax.types import Batch, Model
 
 PEAK_SIDE = 2048
 """Side of the square matrices whose product is the yardstick of FLOP/s."""
+PEAK_FLOP = 2.0 * PEAK_SIDE**3
+"""FLOP of that product."""
 
 
 class Timed(NamedTuple):
@@ -81,17 +83,28 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def matmul_peak() -> float:
-    """FLOP/s of a large float32 matrix product on one device."""
-    a = jnp.ones((PEAK_SIDE, PEAK_SIDE))
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(a))
-    times = []
-    for _ in range(5):
+def timed(function: Callable[..., Any], *args: jax.Array) -> Callable[[], float]:
+    """Runs a function once, so that it is warm; what runs it again, its seconds."""
+    jax.block_until_ready(function(*args))
+
+    def run() -> float:
         begun = time.perf_counter()
-        jax.block_until_ready(product(a))
-        times.append(time.perf_counter() - begun)
-    return 2 * PEAK_SIDE**3 / statistics.median(times)
+        jax.block_until_ready(function(*args))
+        return time.perf_counter() - begun
+
+    return run
+
+
+def matmul() -> Callable[[], float]:
+    """Runs a large float32 matrix product of ``PEAK_FLOP`` on one device; seconds."""
+    a = jnp.ones((PEAK_SIDE, PEAK_SIDE))
+    return timed(jax.jit(lambda a: a @ a), a)
+
+
+def matmul_peak() -> float:
+    """FLOP/s of that product, by the median of five."""
+    product = matmul()
+    return PEAK_FLOP / statistics.median(product() for _ in range(5))
 
 
 def training_flops(model: Model, federation: Federation, epochs: int) -> float:

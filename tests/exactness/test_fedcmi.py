@@ -5,11 +5,10 @@ import pytest
 import fedcmi_jax as fc
 from tests.exactness.infiltration import FedCMI
 from tests.exactness.problem import CLEARLY, Problem, apart, assert_close
+from tests.marks import slow
 
 NUMBERS = {"lam": 1.0, "beta": 2.0, "gamma": 2.0, "mu": 0.01}
 """Of the methods' coefficients one program takes any value."""
-
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @functools.cache

@@ -10,7 +10,6 @@ from tests.exactness.problem import SEED, Problem, Scene, federation, flat, mode
 
 # Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @functools.cache

@@ -6,10 +6,10 @@ import pytest
 import fedcmi_jax as fc
 from tests.exactness import server_rules
 from tests.exactness.problem import Problem, assert_close
+from tests.marks import slow
 
 # Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @functools.cache

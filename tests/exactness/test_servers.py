@@ -1,19 +1,16 @@
-import functools
-
 import numpy as np
 import pytest
 
 import fedcmi_jax as fc
 from tests.exactness import servers
 from tests.exactness.problem import MIXED, Problem, assert_close
+from tests.marks import slow
 
 MOSTLY_AUDIO = MIXED._replace(
     has=((1, 1), (1, 0), (1, 0), (0, 1), (1, 1), (1, 0)),
 )
 SEED = 38
 """Cohorts 3 4, 1 2, 0 5: nobody has modality v in the second round."""
-
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(

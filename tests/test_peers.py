@@ -41,12 +41,12 @@ def flat(prefix, tree):
 
 
 @functools.cache
-def problem(encoder, method, seed=0):
+def problem(encoder, method, sizes=SIZES, seed=0):
     """(SPEC, npz arrays, arrays after one JAX round)."""
     rng = np.random.default_rng(seed)
     shapes = SHAPES[encoder]
     epochs, batch_size, rate = LOCAL[encoder]
-    n = sum(SIZES)
+    n = sum(sizes)
     labels = rng.integers(0, NUM_CLASSES - 1, n).astype(np.int32)
     inputs = {}
     for i, (m, shape) in enumerate(shapes.items()):
@@ -56,7 +56,7 @@ def problem(encoder, method, seed=0):
     split = fc.data.Split(inputs, labels)
     names = tuple(map(str, range(NUM_CLASSES)))
     data = fc.data.Dataset("peers", tuple(shapes), names, split, split)
-    parts = fc.partition.Partition(np.arange(n), np.array(SIZES))
+    parts = fc.partition.Partition(np.arange(n), np.array(sizes))
     federation = fc.build_federation(data, parts)
     build = {
         "mlp": lambda: fc.models.mlp(features=8, hidden=(12,)),
@@ -73,7 +73,7 @@ def problem(encoder, method, seed=0):
     algorithm = fc.build_algorithm(
         algorithm_method,
         model,
-        clients_per_round=len(SIZES),
+        clients_per_round=len(sizes),
         local=fc.LocalTraining(
             epochs=epochs, batch_size=batch_size, learning_rate=rate, shuffle=False
         ),
@@ -148,8 +148,8 @@ def play(peer, spec, stored, folder):
         return {k: file[k] for k in file}
 
 
-def check(peer, encoder, method, folder, **changes):
-    spec, stored, expected = problem(encoder, method)
+def check(peer, encoder, method, folder, sizes=SIZES, **changes):
+    spec, stored, expected = problem(encoder, method, sizes)
     found = play(peer, spec | changes, stored, folder)
     assert set(found) == set(expected)
     worst = max(np.abs(found[k] - expected[k]).max() for k in expected)
@@ -187,3 +187,15 @@ def test_pfl(encoder, tmp_path):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_flower(encoder, method, tmp_path):
     check("flower", encoder, method, tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, (16, 8, 24)], ids=["short", "whole"])
+def test_fedjax(sizes, tmp_path):
+    """Batches that do not divide the samples are made in another way."""
+    check("fedjax", "mlp", "fedavg", tmp_path, sizes)
+
+
+def test_fedjax_refuses_other_encoders(tmp_path):
+    spec, stored, _ = problem("mlp", "fedavg")
+    with pytest.raises(AssertionError, match="this peer has mlp only"):
+        play("fedjax", spec | {"encoder": "convnet"}, stored, tmp_path)

@@ -12,7 +12,7 @@ A mistake in the SPEC is one line on standard error and exit status 2. Nothing e
 to standard output: what libraries print there is sent to standard error.
 
 Arrays are called by the paths of fedcmi_jax's trees, ``params/encoder/gray/conv1/
-kernel``: kernels are [in, out] or HWIO, images NHWC. No peer imports fedcmi_jax or jax.
+kernel``: kernels are [in, out] or HWIO, images NHWC. No peer imports fedcmi_jax.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ class Spec:
       weight_decay: On all parameters.
       shuffle: New order in every epoch.
       form: eager or best (torch_loop.py only).
-      threads: Of PyTorch; None: the peer decides.
+      threads: Of PyTorch or XLA; None: the peer decides.
       options: Of FedCMI.
       data: Path of the npz file.
     """

@@ -25,6 +25,7 @@ PEERS: dict[str, dict[str, Any]] = {
     "torch": {"forms": ("eager", "best"), "methods": ("fedavg", "fedcmi")},
     "pfl": {"forms": ("best",), "methods": ("fedavg",)},
     "flower": {"forms": ("best",), "methods": ("fedavg", "fedcmi")},
+    "fedjax": {"forms": ("best",), "methods": ("fedavg",)},
 }
 """Name -> its forms and the methods it can run, each on its own model."""
 

@@ -154,7 +154,8 @@ class Bench(Command):
       method: Methods, comma-separated, or all.
       clients: Client counts, comma-separated; empty: the workload's own.
       chunk_size: Clients computed together; 0: the workload's own; auto: measured.
-      against: torch, pfl or flower: the same work there, interleaved; empty: nobody.
+      against: torch, pfl, flower or fedjax: the same work there, interleaved; empty:
+        nobody.
       peers: Folder with the scripts and environments of those, the repository's
         experiments/benchmarks; None: that folder below the current one.
       repeats: Timed rounds of every entry.

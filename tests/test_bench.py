@@ -130,6 +130,7 @@ def test_padding_to_the_maximum_changes_no_result():
         (["--chunk-size=some"], "chunk_size: 'some'"),
         (["--repeats=0"], "repeats: 0 is below 1"),
         (["--against=numpy"], "against: unknown 'numpy'"),
+        (["--against=fedjax", "--workload=convnet"], "has no encoder 'convnet'"),
         (["--workloads=mlp"], "did you mean 'workload'?"),
         (["--repeats=few"], "see fedcmi bench --help"),
     ],

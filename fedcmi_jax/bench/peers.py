@@ -25,14 +25,36 @@ PEERS: dict[str, dict[str, Any]] = {
     "torch": {"forms": ("eager", "best"), "methods": ("fedavg", "fedcmi")},
     "pfl": {"forms": ("best",), "methods": ("fedavg",)},
     "flower": {"forms": ("best",), "methods": ("fedavg", "fedcmi")},
-    "fedjax": {"forms": ("best",), "methods": ("fedavg",)},
+    "fedjax": {"forms": ("best",), "methods": ("fedavg",), "encoders": ("mlp",)},
 }
-"""Name -> its forms and the methods it can run, each on its own model."""
+"""Name -> its forms, the methods it can run, each on its own model, and its encoders,
+if not all."""
 
 
 def methods_of(name: str) -> tuple[str, ...]:
     """The methods that a peer can run; none for an empty name."""
     return PEERS[name]["methods"] if name else ()
+
+
+def check_encoder(name: str, encoder: str) -> None:
+    """Refuses a workload that a peer has no encoder for.
+
+    Args:
+      name: Key of ``PEERS``.
+      encoder: Of the workload.
+
+    Raises:
+      ValueError: It has none; names those that it has.
+
+    Example:
+      >>> check_encoder("fedjax", "mlp")
+    """
+    known = PEERS[name].get("encoders", (encoder,))
+    if encoder not in known:
+        raise ValueError(
+            f"against: {name} has no encoder {encoder!r}; choose a workload with "
+            f"{' or '.join(known)}"
+        )
 
 
 def python_of(name: str, folder: pathlib.Path) -> pathlib.Path:

@@ -47,6 +47,8 @@ def plan_of(options: Bench) -> measure.Plan:
     folder = options.peers or peers.FOLDER
     if options.against:
         lookup("against", options.against, peers.PEERS)
+        for name in _workloads(options):
+            peers.check_encoder(options.against, WORKLOADS[name].encoder)
         peers.python_of(options.against, folder)
     return measure.Plan(
         methods=tuple(names),
@@ -78,7 +80,6 @@ def run(options: Bench) -> int:
     mesh = launch.start(options.launch)
     log = functools.partial(print, flush=True)
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are shown
-    chosen = list(WORKLOADS) if options.workload == "all" else [options.workload]
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
@@ -96,11 +97,10 @@ def run(options: Bench) -> int:
         for row in layers.rows(options.repeats):
             report["results"].append(row)
             log(_layer_line(row))
-        chosen = []
     else:
         log(_HEADER)
         log("|---|---|---|---|---|---|---|---|---|")
-    for name in chosen:
+    for name in _workloads(options):
         for row in measure.rows(name, plan, mesh):
             report["results"].append(row)
             log(_line(row))
@@ -119,6 +119,13 @@ _HEADER = (
 
 _PLACES = ("launch", "peers")
 """Options that log where to run: the report has the devices themselves."""
+
+
+def _workloads(options: Bench) -> list[str]:
+    """Names of the workloads whose rounds are timed; none for single layers."""
+    if options.workload == "all":
+        return list(WORKLOADS)
+    return [name for name in WORKLOADS if name == options.workload]
 
 
 def _machine() -> str:

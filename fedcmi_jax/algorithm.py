@@ -14,7 +14,7 @@ from fedcmi_jax.cohort import check_federation, named_key
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods.base import Method, personal_blocks
-from fedcmi_jax.placement import place_state
+from fedcmi_jax.placement import own_rows, place_state
 from fedcmi_jax.round import round
 from fedcmi_jax.server import LANES, Reduction, Setup
 from fedcmi_jax.types import Array, FederationState, Model, Params, PyTree, RoundInfo
@@ -112,9 +112,11 @@ def init(setup: Setup, key: Array, federation: Federation) -> FederationState:
       federation: The federation; it must fit the model and the cohort size.
 
     Returns:
-      The state; on a mesh its arrays are laid out there.
+      The state; on a mesh its arrays are laid out there, and memory may have rows more
+      than there are clients: ``placement.place_state``.
     """
-    check_federation(federation, setup.model, setup.clients_per_round)
+    devices = setup.mesh.size if setup.mesh else 1
+    check_federation(federation, setup.model, setup.clients_per_round, devices)
     params, batch_stats = setup.model.init(named_key(key, "init"))
     n = federation.num_clients
     shared, memory = setup.method.init(setup.model, params, n)
@@ -172,6 +174,7 @@ def run(
 
 def deploy(setup: Setup, state: FederationState, federation: Federation) -> Params:
     """The model to evaluate: personal blocks are their owners' mean by samples."""
+    state = own_rows(state, federation.num_clients)
     sizes = federation.sizes.astype(jnp.float32)
     owners = jax.vmap(setup.model.owned)(federation.available)
 

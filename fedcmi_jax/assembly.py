@@ -1,11 +1,18 @@
 """Data set and partition become a federation on the device."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from fedcmi_jax.data.base import Dataset, check_labels
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.partition import Partition, check_available
+from fedcmi_jax.placement import AXIS, replicate
+from fedcmi_jax.types import Array
 
 CAPACITY_STEPS = 8
 """Values of L per doubling that runs are compiled for. Partitions of several seeds then
@@ -40,6 +47,7 @@ def build_federation(
     *,
     probe_fraction: float = 0.0,
     capacity: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Federation:
     """Puts the training split on the device, sorted by client.
 
@@ -51,6 +59,10 @@ def build_federation(
         out of its training, for methods that measure something on unseen data.
       capacity: L of the compiled program, see ``coarse_capacity``; no effect on
         results. None: the samples of the longest client.
+      mesh: Spread the samples over its devices, for a federation larger than one of
+        them; the algorithm must run on the same mesh. Each process reads only the
+        inputs that its own devices hold. No effect on results. None: they are on one
+        device (``placement.replicate`` copies them to all).
 
     Returns:
       The federation.
@@ -92,18 +104,50 @@ def build_federation(
     if present is not None:
         owner = np.repeat(np.arange(num_clients), partition.sizes)
         check_present(present, order, owner, available)
-        present = np.asarray(present)[order].astype(bool)
+        present = np.asarray(present).astype(bool).astype(np.uint8)
+    put = _whole(order) if mesh is None else _spread(order, mesh)
+    inputs = {m: put(dataset.train.inputs[m]) for m in modalities}
+    labels = put(dataset.train.labels.astype(np.int32))
+    tables = {
+        "offsets": jnp.asarray(offsets, jnp.int32),
+        "sizes": jnp.asarray(partition.sizes - probes, jnp.int32),
+        "probe_sizes": jnp.asarray(probes, jnp.int32),
+        "available": jnp.asarray(available, jnp.float32),
+    }
     return Federation(
-        inputs={m: jnp.asarray(dataset.train.inputs[m][order]) for m in modalities},
-        labels=jnp.asarray(dataset.train.labels[order], jnp.int32),
-        offsets=jnp.asarray(offsets, jnp.int32),
-        sizes=jnp.asarray(partition.sizes - probes, jnp.int32),
-        probe_sizes=jnp.asarray(probes, jnp.int32),
-        available=jnp.asarray(available, jnp.float32),
+        inputs=inputs,
+        labels=labels,
+        **replicate(tables, mesh),
         max_size=longest if capacity is None else capacity,
         modalities=modalities,
-        present=None if present is None else jnp.asarray(present, jnp.uint8),
+        present=None if present is None else put(present),
+        shards=1 if mesh is None else mesh.size,
     )
+
+
+def _whole(order: np.ndarray) -> Callable[[np.ndarray], Array]:
+    """Puts an array's rows on the device in this order."""
+    return lambda x: jnp.asarray(x[order])
+
+
+def _spread(order: np.ndarray, mesh: Mesh) -> Callable[[np.ndarray], Array]:
+    """Spreads an array's rows in this order over the mesh; reads what is put only."""
+    rows = -(-len(order) // mesh.size)
+    sharding = NamedSharding(mesh, P(AXIS))
+
+    def put(x: np.ndarray) -> Array:
+        shape = (rows * mesh.size, *x.shape[1:])
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            own = slice(*index[0].indices(shape[0])) if index else slice(0, shape[0])
+            found = x[order[own]].astype(dtype, copy=False)
+            missing = own.stop - own.start - len(found)
+            return np.pad(found, [(0, missing)] + [(0, 0)] * (found.ndim - 1))
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return put
 
 
 def check_present(

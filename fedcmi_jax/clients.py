@@ -104,6 +104,8 @@ def map_clients(
     chunk_size: int,
     lanes: int = 1,
     mesh: Mesh | None = None,
+    spread: PyTree = (),
+    fetch: Callable[[PyTree, PyTree, Array], PyTree] | None = None,
 ) -> tuple[PyTree, PyTree, Array]:
     """Runs ``update`` for every client of a cohort and sums what they send.
 
@@ -122,6 +124,10 @@ def map_clients(
         result does not depend on how many of the devices, up to this many, share them.
         0: as many as there are devices, and one ``psum``, whose order is the backend's.
       mesh: Devices that share the cohort; None: one.
+      spread: What clients look at and every device of the mesh has a part of, leaves
+        [D rows, ...].
+      fetch: ``(seen, part, ids[chunk]) -> seen``, adds to it what a chunk's clients
+        look at of ``spread``; all devices call it together. None: nothing is spread.
 
     Returns:
       The sums, the new memory, and accepted [K].
@@ -131,21 +137,21 @@ def map_clients(
     places = deal(count, min(lanes or devices, -(-count // chunk_size)), chunk_size)
     count_lanes = len(places)
     nobody = np.full_like(places[:1], count)
-    shared = lanes_of_devices(count_lanes, devices)
-    places = np.concatenate([places, nobody])[shared]
+    of_devices = lanes_of_devices(count_lanes, devices)
+    places = np.concatenate([places, nobody])[of_devices]
     cohort = Members(
         _dealt(ids, places, num_clients),
         _dealt(participation > 0, places, 0),  # a byte each, for there may be many
         _dealt(steps, places, 0),
     )
-    run = jax.jit(functools.partial(run_chunk, update))
+    run = jax.jit(functools.partial(run_chunk, update, fetch))
     if mesh is None:
         cohort = jax.tree.map(lambda x: x[0], cohort)
-        result = walk_lanes(run, add_lanes, seen, cohort, cohort.ids, memory)
+        result = walk_lanes(run, add_lanes, (seen, spread), cohort, cohort.ids, memory)
     else:
         add = _psum if lanes == 0 else functools.partial(_gather, count_lanes)
         walk = functools.partial(walk_lanes, run, add)
-        result = _walk_on_mesh(walk, mesh, seen, cohort, memory)
+        result = _walk_on_mesh(walk, mesh, (seen, spread), cohort, memory)
     total, memory, accepted = result
     in_order = jnp.zeros(count, bool)
     accepted = in_order.at[places.reshape(-1)].set(accepted.reshape(-1), mode="drop")
@@ -179,7 +185,7 @@ def walk_lanes(
     Args:
       run: ``run_chunk`` of an update.
       add: The lanes' sums, leaves [L, ...] -> their sum over all devices.
-      seen: What all clients see.
+      seen: What all clients see, and the device's part of what is spread.
       members: The device's clients [L, chunks, chunk_size].
       rows: Their places in ``memory``; one past its end: nowhere.
       memory: Leaves [rows, ...].
@@ -231,7 +237,8 @@ def add_lanes(totals: PyTree) -> PyTree:
 
 def run_chunk(
     update: Callable[..., ClientUpdate],
-    seen: PyTree,
+    fetch: Callable[[PyTree, PyTree, Array], PyTree] | None,
+    everything: tuple[PyTree, PyTree],
     members: Members,
     rows: Array,
     memory: PyTree,
@@ -241,6 +248,9 @@ def run_chunk(
     Returns:
       Their sum, memory [chunk, ...], accepted [chunk].
     """
+    seen, part = everything
+    if fetch is not None:
+        seen = fetch(seen, part, members.ids)
     own = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), memory)
     ids, participation, steps = members
     participation = participation.astype(jnp.float32)
@@ -257,13 +267,13 @@ def run_chunk(
 def _walk_on_mesh(
     walk: Callable[..., tuple[PyTree, PyTree, Array]],
     mesh: Mesh,
-    seen: PyTree,
+    seen: tuple[PyTree, PyTree],
     cohort: Members,
     memory: PyTree,
 ) -> tuple[PyTree, PyTree, Array]:
     """Every device walks its lanes; one collective operation adds their sums."""
 
-    def shard(seen: PyTree, members: Members, own: PyTree):
+    def shard(seen: tuple[PyTree, PyTree], members: Members, own: PyTree):
         members = jax.tree.map(lambda x: x[0], members)
         rows = jnp.arange(members.ids.size).reshape(members.ids.shape)
         sums, own, accepted = walk(seen, members, rows, own)
@@ -272,7 +282,7 @@ def _walk_on_mesh(
     mapped = jax.shard_map(
         shard,
         mesh=mesh,
-        in_specs=(P(), P(AXIS), P(AXIS)),
+        in_specs=((P(), P(AXIS)), P(AXIS), P(AXIS)),
         out_specs=(P(), P(AXIS), P(AXIS)),
         check_vma=False,
     )

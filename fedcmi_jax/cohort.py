@@ -34,9 +34,9 @@ def uniform_cohort(
 
 
 def check_federation(
-    federation: Federation, model: Model, clients_per_round: int
+    federation: Federation, model: Model, clients_per_round: int, devices: int = 1
 ) -> None:
-    """Refuses a federation that does not fit the model or the cohort size.
+    """Refuses a federation that does not fit the model, the cohort size or the mesh.
 
     Raises:
       ValueError: Names the argument, its value and the remedy.
@@ -50,4 +50,9 @@ def check_federation(
         raise ValueError(
             f"clients_per_round: {clients_per_round} is more than the federation's "
             f"{federation.num_clients} clients; give at most {federation.num_clients}"
+        )
+    if federation.shards not in (1, devices):
+        raise ValueError(
+            f"federation: its samples are spread over {federation.shards} devices, the "
+            f"algorithm runs on {devices}; build both with one mesh"
         )

@@ -23,6 +23,9 @@ class Federation:
       available: [N, M] float32, 1 where the client has the modality.
       present: [n, M] uint8, 1 where a sample has the modality, or None: wherever its
         client has it.
+      shards: Parts that the samples are cut into, one on each device of a mesh; every
+        part has ceil(n / shards) of them, the last ones padded. 1: they are whole
+        (static).
       max_size: L, samples of the longest client, held-out ones included, or more.
         Static: it is the only size that the compiled program depends on, with n and N.
       modalities: Names in the order of ``available`` (static; a dict that passes
@@ -38,6 +41,7 @@ class Federation:
     max_size: int = field(metadata={"static": True})
     modalities: tuple[str, ...] = field(metadata={"static": True})
     present: Array | None = None
+    shards: int = field(default=1, metadata={"static": True})
 
     @property
     def num_clients(self) -> int:

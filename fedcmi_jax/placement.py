@@ -1,6 +1,7 @@
 """Where arrays lie: the mesh that clients are dealt over, and what is spread on it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -38,11 +39,6 @@ def client_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(np.array(devices[:count]), (AXIS,))
 
 
-def shards_memory(mesh: Mesh | None, num_clients: int) -> bool:
-    """Whether memory [N, ...] is spread over the mesh, whose size must divide N."""
-    return mesh is not None and num_clients % mesh.size == 0
-
-
 def place_state(
     state: FederationState, mesh: Mesh | None, num_clients: int
 ) -> FederationState:
@@ -51,14 +47,41 @@ def place_state(
     Args:
       state: The state; arrays or tracers.
       mesh: Where; None: left as it is.
-      num_clients: N; memory is replicated, too, unless the mesh size divides it.
+      num_clients: N. Every device holds ceil(N / D) rows of the memory; where D does
+        not divide N, rows of zeros are appended, which ``own_rows`` takes off again.
 
     Returns:
       The placed state.
     """
-    spec = P(AXIS) if shards_memory(mesh, num_clients) else P()
-    own = constrain({"memory": state.memory, "personal": state.personal}, mesh, spec)
+    if mesh is None:
+        return state
+    own = {"memory": state.memory, "personal": state.personal}
+    rows = -(-num_clients // mesh.size) * mesh.size
+    own = jax.tree.map(
+        lambda x: jnp.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)), own
+    )
+    own = constrain(own, mesh, P(AXIS))
     return constrain(state._replace(memory=(), personal={}), mesh)._replace(**own)
+
+
+def own_rows(state: FederationState, num_clients: int) -> FederationState:
+    """The state with exactly N rows of memory: what hooks see, and checkpoints hold.
+
+    Args:
+      state: The state; arrays or tracers.
+      num_clients: N.
+
+    Returns:
+      The state without the rows that ``place_state`` appended.
+    """
+
+    def own(x: jax.Array) -> jax.Array:
+        return x if len(x) == num_clients else x[:num_clients]
+
+    return state._replace(
+        memory=jax.tree.map(own, state.memory),
+        personal=jax.tree.map(own, state.personal),
+    )
 
 
 def constrain(tree: PyTree, mesh: Mesh | None, spec: P = P()) -> PyTree:  # noqa: B008

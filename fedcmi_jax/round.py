@@ -13,7 +13,7 @@ from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import select, train_client
 from fedcmi_jax.methods.base import personal_blocks
 from fedcmi_jax.methods.seen import Cohort, Kept, Selection
-from fedcmi_jax.placement import constrain, place_state
+from fedcmi_jax.placement import constrain, own_rows, place_state
 from fedcmi_jax.server import (
     Seen,
     Setup,
@@ -40,6 +40,7 @@ def round(
       The state after it, and what it reports. A round that accepts nobody changes
       nothing but the count of rounds.
     """
+    state = own_rows(state, federation.num_clients)
     selection = select_cohort(setup, state, federation)
     cohort, sums, personal = train_cohort(setup, state, federation, selection)
 

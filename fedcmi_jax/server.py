@@ -1,6 +1,7 @@
 """What a round's functions share, and what hooks see of clients and server."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from fedcmi_jax import exchange
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.clients import ClientUpdate, longest_first, map_clients
 from fedcmi_jax.federation import ClientData, Federation
@@ -190,16 +192,23 @@ def map_over(
     kept: PyTree,
 ) -> tuple[PyTree, PyTree, Array]:
     """``clients.map_clients`` with the algorithm's chunks and devices."""
-    return map_clients(
+    map_cohort = functools.partial(
+        map_clients,
         update,
-        seen,
-        *cohort,
-        kept,
         num_clients=seen.federation.num_clients,
         chunk_size=setup.chunk_size,
         lanes=setup.lanes if setup.is_fixed else 0,
         mesh=setup.mesh,
     )
+    if seen.federation.shards == 1:
+        return map_cohort(seen, *cohort, kept)
+
+    def fetch(seen: Seen, part: exchange.Samples, ids: Array) -> Seen:
+        return seen._replace(federation=exchange.collect(seen.federation, part, ids))
+
+    tables, samples = exchange.split(seen.federation)
+    seen = seen._replace(federation=tables)
+    return map_cohort(seen, *cohort, kept, spread=samples, fetch=fetch)
 
 
 def server_view(

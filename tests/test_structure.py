@@ -26,7 +26,7 @@ LAYERS = [
         "optimizers",
         "server_optimizers",
     },
-    {"aggregate", "assembly", "clients", "cohort", "evaluation", "methods"},
+    {"aggregate", "assembly", "clients", "cohort", "exchange", "evaluation", "methods"},
     {"local", "streaming"},
     {"server"},
     {"round"},

@@ -42,6 +42,11 @@ def plan_of(options: Bench) -> measure.Plan:
     chunk_size = options.chunk_size
     if chunk_size != "auto" and not chunk_size.isdecimal():
         raise ValueError(f"chunk_size: {chunk_size!r}; give a count or auto")
+    if options.launch.spread_samples:
+        raise ValueError(
+            "spread_samples: bench has all samples on every device; leave it out, or "
+            "use fedcmi sweep clients"
+        )
     if options.repeats < 1:
         raise ValueError(f"repeats: {options.repeats} is below 1; give at least 1")
     folder = options.peers or peers.FOLDER

@@ -61,6 +61,9 @@ class Launch:
       devices: Devices that share every cohort; auto: all there are.
       host_devices: Devices to split the CPU into; None: one per core, at most eight; of
         several processes each has one.
+      spread_samples: Each device holds a part of the training samples, which travel to
+        the device that trains on them: for data larger than one device. No effect on
+        results.
       coordinator: HOST:PORT of process 0, for several processes that train together, of
         which process 0 writes; None: alone, or found on TPU pods and under SLURM.
       num_processes: Number of these processes.
@@ -69,6 +72,7 @@ class Launch:
 
     devices: int | Literal["auto"] = "auto"
     host_devices: int | None = None
+    spread_samples: bool = False
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None

@@ -40,6 +40,7 @@ def run(options: SweepClients) -> int:
         counts=options.counts,
         participation=options.participation,
         mesh=mesh,
+        spread=options.launch.spread_samples,
         log=functools.partial(print, flush=True),
     )
     print(f"written: {folder}/sweep.json, sweep.md, sweep.png")

@@ -48,7 +48,7 @@ def train(options: Train) -> int:
         folder = pathlib.Path(config.output)
     check_free(folder)
     mesh = launch.start(options.launch, spreads=not config.map_seeds)
-    trainer = _prepared(config, mesh)
+    trainer = _prepared(config, mesh, options.launch.spread_samples)
     if not hosts.is_main():
         return _run(trainer, folder)
     make_folder(folder)
@@ -77,7 +77,7 @@ def resume(options: Resume) -> int:
     with lock(folder) if hosts.is_main() else contextlib.nullcontext():
         if (folder / training.SUMMARY).exists():
             return _finished(config, folder)
-        return _run(_prepared(config, mesh), folder)
+        return _run(_prepared(config, mesh, options.launch.spread_samples), folder)
 
 
 def _finished(config: configs.Config, folder: pathlib.Path) -> int:
@@ -95,12 +95,12 @@ def _finished(config: configs.Config, folder: pathlib.Path) -> int:
     return 0
 
 
-def _prepared(config: configs.Config, mesh: Mesh | None) -> Trainer:
+def _prepared(config: configs.Config, mesh: Mesh | None, spread: bool) -> Trainer:
     """Builds everything, which refuses what is impossible, but trains nothing yet."""
     log = functools.cache(_log)  # each seed's experiment has the same notes
     in_turn = configs.trains_in_turn(config)
     one = seeds.alone(config, config.seed) if in_turn else config
-    experiment = build(one, mesh, log)
+    experiment = build(one, mesh, log, spread=spread)
     if in_turn:
 
         def train_seeds(folder: pathlib.Path, observer: training.Observer) -> str:

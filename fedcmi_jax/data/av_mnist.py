@@ -82,7 +82,7 @@ def _split(
     transform: Callable[[np.ndarray], np.ndarray],
     count: int | None,
     seed: int,
-    stream: int,
+    split_index: int,
 ) -> Split:
     images, labels, speakers, sounds = [], [], [], []
     index: dict[tuple[int, int, int], int] = {}
@@ -99,7 +99,7 @@ def _split(
         speakers.append(speaker)
         sounds.append(index[key])
     all_labels = np.array(labels, np.int32)
-    kept = subset(all_labels, count, seed, stream, f"{name}_samples")
+    kept = subset(all_labels, count, seed, split_index, f"{name}_samples")
     return Split(
         {
             "image": as_float(np.array(images)[kept]),

@@ -43,17 +43,17 @@ def cg_mnist(
         name="cg_mnist",
         modalities=("gray", "color"),
         class_names=tuple(builder.info.features["label"].names),
-        train=_split(builder, "train", train_samples, seed, stream=0),
-        test=_split(builder, "test", test_samples, seed, stream=1),
+        train=_split(builder, "train", train_samples, seed, split_index=0),
+        test=_split(builder, "test", test_samples, seed, split_index=1),
     )
 
 
 def _split(
-    builder: Any, name: str, count: int | None, seed: int, *, stream: int
+    builder: Any, name: str, count: int | None, seed: int, *, split_index: int
 ) -> Split:
     arrays = read_arrays(builder, name, ("gray", "color", "label"))
     labels = arrays.pop("label").astype(np.int32)
-    kept = subset(labels, count, seed, stream, f"{name}_samples")
+    kept = subset(labels, count, seed, split_index, f"{name}_samples")
     return Split(
         {m: as_float(x[kept]) for m, x in arrays.items()},
         labels[kept],

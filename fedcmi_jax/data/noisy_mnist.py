@@ -66,12 +66,17 @@ def noisy_mnist(
 
 
 def _split(
-    builder: Any, name: str, count: int | None, seed: int, stream: int, noise: float
+    builder: Any,
+    name: str,
+    count: int | None,
+    seed: int,
+    split_index: int,
+    noise: float,
 ) -> Split:
     arrays = read_arrays(builder, name, ("image", "label"))
     labels = arrays["label"].astype(np.int32)
-    kept = subset(labels, count, seed, stream, f"{name}_samples")
+    kept = subset(labels, count, seed, split_index, f"{name}_samples")
     clean, labels = as_float(arrays["image"][kept]), labels[kept]
-    rng = np.random.default_rng((seed, stream, _VIEW_STREAM))
+    rng = np.random.default_rng((seed, split_index, _VIEW_STREAM))
     noisy = noisy_view(clean, labels, rng, noise=noise)
     return Split({"clean": clean, "noisy": noisy}, labels)

@@ -33,7 +33,7 @@ def stratified_sample(
 
 
 def subset(
-    labels: np.ndarray, count: int | None, seed: int, stream: int, option: str
+    labels: np.ndarray, count: int | None, seed: int, split_index: int, option: str
 ) -> np.ndarray | slice:
     """Rows of a split that an option of a data set asks for.
 
@@ -41,7 +41,7 @@ def subset(
       labels: [n] integers of the whole split.
       count: Samples to keep; None: all.
       seed: Seed of the choice, non-negative.
-      stream: Number of the split, so that splits draw independently.
+      split_index: Number of the split, so that splits draw independently.
       option: Name of the option, for messages.
 
     Returns:
@@ -58,4 +58,4 @@ def subset(
         raise ValueError(
             f"{option}={count}: must lie in [1, {len(labels)}], or be left out for all"
         )
-    return stratified_sample(labels, count, np.random.default_rng((seed, stream)))
+    return stratified_sample(labels, count, np.random.default_rng((seed, split_index)))

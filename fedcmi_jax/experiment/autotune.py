@@ -14,7 +14,6 @@ from fedcmi_jax.experiment.experiment import Experiment
 from fedcmi_jax.experiment.files import read_json, write_json
 from fedcmi_jax.experiment.hosts import agree, is_main
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.placement import shards_memory
 
 RECORD = "chunk_size.json"
 """The choice, in the run folder: a resumed run does not measure again."""
@@ -133,23 +132,12 @@ def tuned(
     Args:
       experiment: Any.
       folder: The run's folder, where a choice is recorded.
-      note: Receives the choice, and if clients' memory cannot be spread over devices.
+      note: Receives the choice.
 
     Raises:
       ValueError: The record is damaged, or no size fits the memory.
     """
     mesh, config = experiment.mesh, experiment.config
-    memory = jax.tree.leaves(
-        jax.eval_shape(
-            experiment.algorithm.init, experiment.key, experiment.federation
-        ).memory
-    )
-    clients = experiment.federation.num_clients
-    if mesh is not None and memory and not shards_memory(mesh, clients):
-        note(
-            f"clients: {clients} is no multiple of {mesh.size} devices, so "
-            "every device holds the memory of all clients"
-        )
     if config.chunk_size != "auto":
         return experiment
     devices = mesh.size if mesh else 1

@@ -34,7 +34,7 @@ from fedcmi_jax.experiment.split import ClientSplit, load_dataset, split
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.methods.base import Method, has_own_models, own_model
 from fedcmi_jax.methods.seen import Kept
-from fedcmi_jax.placement import replicate
+from fedcmi_jax.placement import own_rows, replicate
 from fedcmi_jax.streaming import CohortStream, build_skeleton
 from fedcmi_jax.types import FederationState, Model
 
@@ -57,6 +57,7 @@ class Experiment(NamedTuple):
         it is given their memory.
       rate_scale: Factor on the configured learning rates, ``LocalConfig.rate_scale``.
       holdout_ids: ``ClientSplit.holdout_ids``.
+      spread: Whether each device of the mesh has a part of the samples only.
     """
 
     config: Config
@@ -71,6 +72,7 @@ class Experiment(NamedTuple):
     personal: bool = False
     rate_scale: float = 1.0
     holdout_ids: tuple[int, ...] = ()
+    spread: bool = False
 
     @property
     def evaluate(self) -> Callable[..., Evaluation]:
@@ -94,6 +96,7 @@ def build(
     mesh: Mesh | None = None,
     log: Callable[[str], None] = lambda text: None,
     like: Experiment | None = None,
+    spread: bool = False,
 ) -> Experiment:
     """Loads and splits the data and builds all that a run needs; compiles nothing yet.
 
@@ -106,6 +109,9 @@ def build(
         again and so are its compiled functions, unless this seed's learning rate
         differs (``LocalConfig.rate_scale``). What has other shapes than there compiles
         its own: the samples of all clients, with ``holdout_clients``.
+      spread: Spread the training samples over the mesh, each device (and process) with
+        a part of them, for data larger than a device; no effect on results. With
+        ``like``: as there.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -127,11 +133,14 @@ def build(
         raise ValueError("map_seeds: mapped seeds run on one device; give --devices=1")
     if like is not None:
         _check_like(config, like)
+        spread = like.spread
+    if spread:
+        _check_spread(config, mesh)
     method = create("method", config.method)
     dataset = load_dataset(config.dataset, log) if like is None else like.dataset
     config, found = _split(config, dataset, log)
     check_augmented(config.local.augment, dataset)
-    federation = _federation(config, found, method)
+    federation = _federation(config, found, method, hollow=config.stream or spread)
     scale = rate_scale(config, method, np.asarray(federation.sizes), log)
     if like is None:
         model = build_model(config, dataset, method.needs_projectors)
@@ -144,7 +153,10 @@ def build(
         size = 1 if config.chunk_size == "auto" else config.chunk_size
         algorithm = with_chunk_size(size)
     personal = has_own_models(method)
-    placed = replicate(federation, mesh)
+    if spread:
+        placed = _federation(config, found, method, mesh=mesh)
+    else:
+        placed = replicate(federation, mesh)
     return Experiment(
         config=config,
         dataset=dataset,
@@ -165,6 +177,7 @@ def build(
         personal=personal,
         rate_scale=scale,
         holdout_ids=found.holdout_ids,
+        spread=spread,
     )
 
 
@@ -172,21 +185,31 @@ def _split(
     config: Config, dataset: Dataset, log: Callable[[str], None]
 ) -> tuple[Config, ClientSplit]:
     """The configuration with the number of clients that there are, and their data."""
-    shared = shares_partition(config)
-    if shared:
+    is_fixed = shares_partition(config)
+    if is_fixed:
         log("fixed_partition: samples and modalities are split by seed 0")
-    found = split(dataclasses.replace(config, fixed_partition=shared), dataset)
+    found = split(dataclasses.replace(config, fixed_partition=is_fixed), dataset)
     clients = found.partition.num_clients + config.holdout_clients
     check_cohort(config.clients_per_round, clients, config.holdout_clients)
     return dataclasses.replace(config, clients=clients), found
 
 
-def _federation(config: Config, found: ClientSplit, method: Method) -> Federation:
-    """The clients' samples on the device; when streaming, without inputs."""
+def _federation(
+    config: Config,
+    found: ClientSplit,
+    method: Method,
+    *,
+    hollow: bool = False,
+    mesh: Mesh | None = None,
+) -> Federation:
+    """The clients' samples on the device; hollow: without inputs; a mesh: spread."""
     if config.stream:
         _check_stream(method)
+    build = build_skeleton
+    if not hollow:
+        build = functools.partial(build_federation, mesh=mesh)
     parts = found.partition
-    return (build_skeleton if config.stream else build_federation)(
+    return build(
         found.dataset,
         parts,
         found.available,
@@ -264,6 +287,7 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
       True
     """
     params = experiment.algorithm.deploy(state, experiment.federation)
+    state = own_rows(state, experiment.federation.num_clients)
     kept = Kept(state.memory, state.personal) if experiment.personal else None
     what = (params, state.batch_stats, kept)
     if experiment.mesh is not None:  # one device per process does it
@@ -274,6 +298,18 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
 def rounds_per_call(config: Config) -> int:
     """Rounds that one compiled call can do; a stream feeds it round by round."""
     return 1 if config.stream else config.rounds_per_call or config.eval_every
+
+
+def _check_spread(config: Config, mesh: Mesh | None) -> None:
+    if mesh is None:
+        raise ValueError(
+            "spread_samples: there is one device, and it holds all samples; leave "
+            "spread_samples out or give more devices"
+        )
+    if config.stream:
+        raise ValueError(
+            "spread_samples: stream keeps samples on the host; leave one of them out"
+        )
 
 
 def _check_stream(method: Method) -> None:

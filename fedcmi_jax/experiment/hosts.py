@@ -53,7 +53,7 @@ def fetch(tree: PyTree) -> PyTree:
     return jax.tree.map(local, tree)
 
 
-def share(tree: PyTree) -> PyTree:
+def broadcast(tree: PyTree) -> PyTree:
     """Process 0's state (PRNG keys included) as host arrays on every process."""
     if jax.process_count() == 1:
         return tree
@@ -62,14 +62,14 @@ def share(tree: PyTree) -> PyTree:
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         return np.asarray(jax.random.key_data(x) if is_key else x)
 
-    shared = multihost_utils.broadcast_one_to_all(jax.tree.map(raw, tree))
+    sent = multihost_utils.broadcast_one_to_all(jax.tree.map(raw, tree))
 
     def typed(x: Any, like: Any) -> Any:
         if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(jnp.asarray(x), impl=_key_impl(like))
         return x
 
-    return jax.tree.map(typed, shared, tree)
+    return jax.tree.map(typed, sent, tree)
 
 
 def _key_impl(key: Any) -> str:

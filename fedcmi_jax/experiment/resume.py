@@ -15,7 +15,7 @@ from fedcmi_jax.experiment.experiment import Experiment
 from fedcmi_jax.experiment.files import read_json
 from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.run_folder import BEST, CHECKPOINTS, METRICS, SUMMARY
-from fedcmi_jax.placement import place_state
+from fedcmi_jax.placement import own_rows, place_state
 from fedcmi_jax.types import FederationState
 
 
@@ -88,15 +88,14 @@ def start(
         restored = checkpoint.restore(checkpoints, like)
     else:
         # A checkpoint holds whole arrays, whatever devices they came from.
-        state = hosts.fetch(init(experiment.key, experiment.federation))
+        n = experiment.federation.num_clients
+        state = own_rows(hosts.fetch(init(experiment.key, experiment.federation)), n)
         restored = checkpoint.Restored(state, 0, ())
         if hosts.is_main():
             like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
             restored = checkpoint.restore(checkpoints, like)
-        place = jax.jit(
-            lambda s: place_state(s, experiment.mesh, experiment.federation.num_clients)
-        )
-        restored = restored._replace(state=place(hosts.share(restored.state)))
+        place = jax.jit(lambda s: place_state(s, experiment.mesh, n))
+        restored = restored._replace(state=place(hosts.broadcast(restored.state)))
     for line in restored.skipped:
         note(line)
     if hosts.is_main():

@@ -45,10 +45,10 @@ def check_free(folder: str | Path) -> None:
     """Refuses a folder that cannot become a new run's; makes nothing.
 
     Args:
-      folder: As `create`.
+      folder: As `make_folder`.
 
     Raises:
-      ValueError: As `create`.
+      ValueError: As `make_folder`.
 
     Example:
       >>> check_free("no/such/folder")

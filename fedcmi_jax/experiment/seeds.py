@@ -263,9 +263,9 @@ def final_block(
     lines = [line(final)]
     if best is not None:
         lines.append(f"  at the best round on validation: {line(best)}")
-    shared = "all seeds share the partition of seed 0 (fixed_partition)"
+    common = "all seeds share the partition of seed 0 (fixed_partition)"
     own = "each seed has its own partition"
-    lines.append(f"  {shared if shares_partition(config) else own}")
+    lines.append(f"  {common if shares_partition(config) else own}")
     if config.map_seeds:
         lines.append(
             "  all in one program (map_seeds): separate runs with --fixed-partition "

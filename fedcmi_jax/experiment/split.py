@@ -15,8 +15,8 @@ from fedcmi_jax.partition import Partition
 from fedcmi_jax.partition.holdout import Held, take_clients, take_share
 
 PARTITION_KEY = KEYS.index("partition")
-"""Index of the NumPy stream that splits samples and modalities; one per seed, so that
-all methods share one split."""
+"""Index of the NumPy generator that splits samples and modalities; one per seed, so
+that all methods share one split."""
 
 
 def load_dataset(chosen: Any, log: Callable[[str], None]) -> Dataset:
@@ -77,7 +77,7 @@ class ClientSplit(NamedTuple):
 def split(config: Config, dataset: Dataset) -> ClientSplit:
     """Splits training samples and modalities among clients; the seed decides how.
 
-    Drawn in this order from one stream: partition, modalities, clients held out,
+    Drawn in this order from one generator: partition, modalities, clients held out,
     validation samples, the clients' own test samples, missing modalities. What is off
     draws nothing. Samples held out lack no modality that the data set has, as those of
     the test split. Both shares are of what a client had before either was taken.

@@ -104,6 +104,7 @@ def sweep_clients(
     counts: Sequence[int],
     participation: float = 1.0,
     mesh: Mesh | None = None,
+    spread: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Runs every count, smallest first; writes sweep.json, sweep.md and sweep.png.
@@ -114,6 +115,7 @@ def sweep_clients(
       counts: Client counts.
       participation: Share of the clients per round.
       mesh: Devices.
+      spread: Spread the samples over them.
       log: Receives every line of the table.
 
     Returns:
@@ -135,7 +137,7 @@ def sweep_clients(
     lost: list[str] = []
     for one in configs:
         try:
-            row = measure_one(build(one, mesh))
+            row = measure_one(build(one, mesh, spread=spread))
         except DivergedError as error:
             lost.append(f"{one.clients:,} clients: {error}")
             continue

@@ -38,6 +38,7 @@ from fedcmi_jax.experiment.run_folder import CONFIG as CONFIG
 from fedcmi_jax.experiment.run_folder import METRICS as METRICS
 from fedcmi_jax.experiment.run_folder import SUMMARY as SUMMARY
 from fedcmi_jax.experiment.seed_axis import split_summary, summary_fields
+from fedcmi_jax.placement import own_rows
 from fedcmi_jax.types import FederationState
 
 
@@ -138,13 +139,13 @@ def _loop(
             # Process 0 decides: another's last digit may differ.
             if hosts.any_process(hosts.is_main() and best.is_beaten_by(record)):
                 best = Best(round, record["val_acc"])
-                _save(folder / BEST, state, log, keep=1)
+                _save(experiment, folder / BEST, state, log, keep=1)
         stopping = hosts.any_process(bool(stop))
         done = _is_over(config, best, round)
         if resume.is_due(config.checkpoint_every, round, config.rounds) or (
             stopping or done
         ):
-            _save(folder / CHECKPOINTS, state, log)
+            _save(experiment, folder / CHECKPOINTS, state, log)
         if done:
             break
         if stopping:
@@ -177,10 +178,15 @@ def _is_over(config: Config, best: Best, round: int) -> bool:
 
 
 def _save(
-    folder: pathlib.Path, state: FederationState, log: MetricsLog, keep: int = 3
+    experiment: Experiment,
+    folder: pathlib.Path,
+    state: FederationState,
+    log: MetricsLog,
+    keep: int = 3,
 ) -> None:
     """Writes a checkpoint; all processes call it, process 0 writes."""
-    state = hosts.fetch(state)
+    if experiment.mesh is not None:
+        state = own_rows(hosts.fetch(state), experiment.federation.num_clients)
     if hosts.is_main():
         checkpoint.save(folder, state, keep=keep, log=log.content)
 

@@ -41,13 +41,13 @@ class Context(NamedTuple):
 
 
 def temperatures(
-    options: Options, probabilities: Array, present: Array, ratios: Array, leader: Array
+    options: Options, probabilities: Array, held: Array, ratios: Array, leader: Array
 ) -> Array:
     """[M, C], T of every modality as a student of the leader."""
     if options.is_class_wise:
         return class_temperatures(
             probabilities,
-            present,
+            held,
             ratios,
             leader,
             gamma=options.gamma,
@@ -137,11 +137,11 @@ def strong_and_weak(
     return strong, jnp.argmin(jnp.where(available > 0, scores, jnp.inf))
 
 
-def report(model: Model, context: Context, present: Array, available: Array) -> Sums:
+def report(model: Model, context: Context, held: Array, available: Array) -> Sums:
     """The client's imbalance, temperatures and dominant modality, as metrics."""
     multimodal = context.multimodal
     students = available * (jnp.arange(len(available)) != context.statistics_dominant)
-    used = students[:, None] * present[None]
+    used = students[:, None] * held[None]
     lowest = jnp.where(used > 0, context.temperatures, jnp.inf).min()
     count = used.sum() * multimodal
     has_any = multimodal * (used.sum() > 0)

@@ -29,7 +29,7 @@ def class_probabilities(
       num_classes: C.
 
     Returns:
-      P [M, C], 0 for an absent class, and present [C] float32 (1 if the class occurs).
+      P [M, C], 0 for an absent class, and held [C] float32 (1 if the class occurs).
     """
     one_hot = jax.nn.one_hot(labels, num_classes) * weights[:, None]
     counts = one_hot.sum(0)
@@ -40,35 +40,35 @@ def class_probabilities(
 
 def mean_ratios(
     probabilities: Array,
-    present: Array,
+    held: Array,
     available: Array,
     mean: RatioMean = "arithmetic",
 ) -> Array:
-    """r-bar_m = mean over present classes of P_m[c] / P_ref[c], ref the last modality.
+    """r-bar_m = mean over held classes of P_m[c] / P_ref[c], ref the last modality.
 
     Args:
       probabilities: [M, C], P.
-      present: [C], 1 for classes the client holds.
+      held: [C], 1 for classes the client holds.
       available: [M], 1 for modalities the client has.
       mean: ``arithmetic`` (the public code) or ``geometric`` (symmetric: swapping two
         modalities inverts it).
 
     Returns:
-      [M] float32; 1 for the reference and if no class is present.
+      [M] float32; 1 for the reference and if it holds no class.
     """
     p = jnp.clip(probabilities, PROBABILITY_FLOOR, 1.0)
     r = p * (1.0 / p[argmax_last(available)])[None]
-    count = jnp.maximum(present.sum(), 1.0)
+    count = jnp.maximum(held.sum(), 1.0)
     if mean == "geometric":
-        average = jnp.exp((jnp.log(r) * present[None]).sum(1) / count)
+        average = jnp.exp((jnp.log(r) * held[None]).sum(1) / count)
     else:
-        average = (r * present[None]).sum(1) / count
-    return jnp.where(present.sum() > 0, average, 1.0)
+        average = (r * held[None]).sum(1) / count
+    return jnp.where(held.sum() > 0, average, 1.0)
 
 
 def class_temperatures(
     probabilities: Array,
-    present: Array,
+    held: Array,
     ratios: Array,
     dominant: Array,
     *,
@@ -83,7 +83,7 @@ def class_temperatures(
 
     Args:
       probabilities: [M, C], P.
-      present: [C]; T = 1 for an absent class.
+      held: [C]; T = 1 for an absent class.
       ratios: [M], r-bar.
       dominant: int32, d.
       gamma: Strength, >= 0.
@@ -96,7 +96,7 @@ def class_temperatures(
     relative = ratios * (1.0 / ratios[dominant])
     lead = p[dominant][None] * (1.0 / p) * relative[:, None]
     sharper = 1.0 / (1.0 + gamma * jnp.log(jnp.maximum(lead, 1.0)))
-    temperatures = jnp.where(present[None] > 0, sharper, 1.0)
+    temperatures = jnp.where(held[None] > 0, sharper, 1.0)
     return jnp.maximum(temperatures, min_temperature)
 
 

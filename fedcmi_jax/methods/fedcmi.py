@@ -160,23 +160,23 @@ def begin(options: Options, client: Client, key: Array) -> tuple[Context, Sums]:
     teacher = jax.lax.stop_gradient(data.map(lambda b: global_logits(client, b)))
     stored = data.stored()
     complete = stored.available.sum(1) == available.sum()
-    probabilities, present = class_probabilities(
+    probabilities, held = class_probabilities(
         teacher, stored.labels, data.measured() * complete, client.model.num_classes
     )
-    ratios = mean_ratios(probabilities, present, available, options.ratio_mean)
+    ratios = mean_ratios(probabilities, held, available, options.ratio_mean)
     leader = argmax_last(jnp.where(available > 0, ratios, -jnp.inf))
     ruling = client.shared.ratios if options.dominance == "server" else ratios
     context = Context(
         teacher=teacher,
         dominant=argmax_last(jnp.where(available > 0, ruling, -jnp.inf)),
         statistics_dominant=leader,
-        temperatures=temperatures(options, probabilities, present, ratios, leader),
+        temperatures=temperatures(options, probabilities, held, ratios, leader),
         ratios=ratios,
         ruling_ratios=ruling,
         multimodal=(available.sum() >= 2).astype(jnp.float32),
         active=(client.round >= options.warmup_rounds).astype(jnp.float32),
     )
-    return context, report(client.model, context, present, available)
+    return context, report(client.model, context, held, available)
 
 
 def loss(

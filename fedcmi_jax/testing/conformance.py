@@ -175,13 +175,13 @@ def a_modality_nobody_has_stays(case: Case) -> None:
         table[:, column] = True
         fed = federation(table)
         start, (state, _) = case.start(fed), case.run(fed)
-        absent, present = fed.modalities[1 - column], fed.modalities[column]
+        absent, owned = fed.modalities[1 - column], fed.modalities[column]
         for kind, blocks in start.params.items():
             if kind != "fusion":
                 assert_equal(state.params[kind][absent], blocks[absent])
         leaves = zip(
-            jax.tree.leaves(state.params["encoder"][present]),
-            jax.tree.leaves(start.params["encoder"][present]),
+            jax.tree.leaves(state.params["encoder"][owned]),
+            jax.tree.leaves(start.params["encoder"][owned]),
             strict=True,
         )
         assert all(bool((a != b).any()) for a, b in leaves)

@@ -9,6 +9,7 @@ import fedcmi_jax as fc
 from fedcmi_jax.data import REGISTRY, Split, base, check_dataset, load
 from fedcmi_jax.data.cg_digits import CLASS_COLORS, colorize
 from fedcmi_jax.data.noisy_digits import noisy_view, same_class_partners
+from fedcmi_jax.data.raw import digits
 from fedcmi_jax.data.raw.digits import digit_splits, split_indices
 
 
@@ -18,6 +19,14 @@ def rng(seed=0):
 
 def images_in(images):
     return {image.tobytes() for image in images}
+
+
+def test_digits_are_those_of_scikit_learn(monkeypatch):
+    """Read from its file without importing it, or by it where the file is not."""
+    direct = digits._digits()
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    for ours, theirs in zip(direct, digits._digits(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["noisy_digits", "cg_digits", "synthetic"])

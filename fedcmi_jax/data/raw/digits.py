@@ -1,6 +1,8 @@
 """The real 8x8 digit images behind noisy_digits and cg_digits, and their split."""
 
+import importlib.util
 import math
+import pathlib
 
 import numpy as np
 
@@ -41,10 +43,7 @@ def digit_splits(
         raise ValueError(
             f"test_fraction={test_fraction}: must lie in (0, 1); 0.2 is usual"
         )
-    # Here and not at the top: importing scikit-learn takes longer than the package.
-    from sklearn.datasets import load_digits
-
-    pixels, classes = load_digits(return_X_y=True)
+    pixels, classes = _digits()
     images = np.asarray(pixels / _MAX_INTENSITY, np.float32).reshape(-1, 8, 8, 1)
     labels = np.asarray(classes, np.int32)
     rng = np.random.default_rng((seed, _SPLIT_STREAM))
@@ -57,6 +56,23 @@ def digit_splits(
                 f" a split, needs {_MIN_PER_CLASS}; use a value in [0.02, 0.98]"
             )
     return (images[train], labels[train]), (images[test], labels[test])
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [1797, 64] and labels, as ``sklearn.datasets.load_digits`` has them.
+
+    From the file behind it, where it is: importing scikit-learn takes longer than all
+    else that a run imports.
+    """
+    found = importlib.util.find_spec("sklearn")
+    for folder in (found and found.submodule_search_locations) or ():
+        path = pathlib.Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.exists():
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
 
 
 def split_indices(

@@ -31,7 +31,7 @@ def child(problem: str, method: str, manual_dir: str, output: str) -> None:
     """Trains in this process, as its flags are, and saves what came out."""
     import jax
 
-    from fedcmi_jax.evaluation.metrics import summarise
+    from fedcmi_jax.evaluation.summary import summarise
     from fedcmi_jax.experiment import config as configs
     from fedcmi_jax.experiment.experiment import build
     from fedcmi_jax.experiment.presets import preset

@@ -9,8 +9,7 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax.assembly import check_present
-from fedcmi_jax.evaluation import client_tests
-from fedcmi_jax.evaluation import metrics as evaluation
+from fedcmi_jax.evaluation import client_tests, summary
 from fedcmi_jax.evaluation.client_tests import (
     ClientHits,
     build_client_tester,
@@ -256,7 +255,7 @@ def test_a_sample_without_its_clients_modality_is_refused():
 
 
 def test_spreads_are_sample_deviations():
-    values = evaluation.spread("x", np.array([0.0, 0.5, 1.0, np.nan]))
+    values = summary.spread("x", np.array([0.0, 0.5, 1.0, np.nan]))
     assert values["x_std"] == pytest.approx(0.5)
-    assert evaluation.spread("x", np.array([np.nan])) == {}
-    assert client_tests.spread is evaluation.spread
+    assert summary.spread("x", np.array([np.nan])) == {}
+    assert client_tests.spread is summary.spread

@@ -7,6 +7,7 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax.evaluation import metrics as evaluation
+from fedcmi_jax.evaluation import summary
 from fedcmi_jax.experiment.experiment import build, measure
 from fedcmi_jax.experiment.split import split as split_clients
 from fedcmi_jax.methods.base import has_own_models
@@ -26,10 +27,10 @@ TABLE = np.array([[8, 2, 0], [1, 1, 0], [0, 0, 0]], np.float32)
 def test_metrics_of_a_table_by_hand():
     correct, count = evaluation.accuracy(jnp.asarray(TABLE))
     assert (float(correct), float(count)) == (9.0, 12.0)
-    np.testing.assert_allclose(evaluation.class_accuracies(TABLE), [0.8, 0.5, np.nan])
+    np.testing.assert_allclose(summary.class_accuracies(TABLE), [0.8, 0.5, np.nan])
     # F1: class 0 2*8/(9+10), class 1 2*1/(3+2); class 2 is never seen nor predicted.
     expected = (16 / 19 + 2 / 5) / 2
-    assert evaluation.macro_f1(TABLE) == pytest.approx(expected)
+    assert summary.macro_f1(TABLE) == pytest.approx(expected)
 
 
 def test_client_accuracy_by_hand():
@@ -46,7 +47,7 @@ def test_sums_are_means_but_for_counts():
         "clients_dominant_a": (jnp.array(3.0), jnp.array(5.0)),
         "nothing": (jnp.array(0.0), jnp.array(0.0)),
     }
-    assert evaluation.read_sums(sums) == {"loss": 1.5, "clients_dominant_a": 3.0}
+    assert summary.read_sums(sums) == {"loss": 1.5, "clients_dominant_a": 3.0}
 
 
 def share(logits, labels) -> float:
@@ -59,7 +60,7 @@ def test_views_equal_direct_computation(kind, batch_size):
     data, net, fed = dataset(), model(kind), federation()
     params, stats = net.init(jax.random.key(3))
     run = fc.build_evaluator(net, data.test, fed, batch_size=batch_size)
-    result = evaluation.summarise(run(params, stats))
+    result = summary.summarise(run(params, stats))
     n = data.test.size
     labels = jnp.asarray(data.test.labels)
 
@@ -108,7 +109,7 @@ def test_personal_models_are_tested_each_with_its_own_modalities():
     for i, own in enumerate(several):
         theirs = run(own, stats).client_accuracy[i]
         np.testing.assert_allclose(ours.personal_accuracy[i], theirs, rtol=1e-6)
-    assert "personal_min" in evaluation.summarise(ours)
+    assert "personal_min" in summary.summarise(ours)
 
 
 def test_a_sample_that_lacks_a_modality_counts_for_the_others():
@@ -149,7 +150,7 @@ def test_rows_are_a_split_of_their_own():
         )
         ours = run(params, stats)
         assert ours.client_accuracy is None
-        assert not any(n.startswith("client") for n in evaluation.summarise(ours))
+        assert not any(n.startswith("client") for n in summary.summarise(ours))
         theirs = fc.build_evaluator(net, part, fed)(params, stats)
         assert_equal(ours.tables, theirs.tables)
 
@@ -180,7 +181,7 @@ def test_validation_columns_are_those_of_the_held_out_samples():
         {m: x[held.rows] for m, x in train.inputs.items()}, train.labels[held.rows]
     )
     run = fc.build_evaluator(built.model, split, built.federation)
-    expected = evaluation.summarise(run(state.params, state.batch_stats))
+    expected = summary.summarise(run(state.params, state.batch_stats))
     assert measured["val_acc"] == expected["acc"]
     assert measured["val_macro_f1"] == expected["macro_f1"]
     trained = np.asarray(built.federation.inputs["strong"])

@@ -12,6 +12,7 @@ import fedcmi_jax as fc
 from fedcmi_jax import methods, streaming
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.evaluation import metrics as evaluation
+from fedcmi_jax.evaluation import summary
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.experiment import build
@@ -207,7 +208,7 @@ def test_streamed_evaluation_equals_resident(batch_size):
         for stream in (False, True)
     ]
     problems.assert_equal(*results)
-    assert evaluation.summarise(results[1])["acc"] > 0
+    assert summary.summarise(results[1])["acc"] > 0
 
 
 def test_what_streaming_cannot_do_is_refused(tmp_path, monkeypatch, capsys):

@@ -2,5 +2,5 @@
 
 from fedcmi_jax.evaluation.metrics import Evaluation as Evaluation
 from fedcmi_jax.evaluation.metrics import build_evaluator as build_evaluator
-from fedcmi_jax.evaluation.metrics import read_sums as read_sums
-from fedcmi_jax.evaluation.metrics import summarise as summarise
+from fedcmi_jax.evaluation.summary import read_sums as read_sums
+from fedcmi_jax.evaluation.summary import summarise as summarise

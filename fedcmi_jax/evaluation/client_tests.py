@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.data.base import Split
-from fedcmi_jax.evaluation.metrics import spread
+from fedcmi_jax.evaluation.summary import spread
 from fedcmi_jax.evaluation.views import batches_of
 from fedcmi_jax.partition.holdout import Held
 from fedcmi_jax.types import Array, Batch, Model, Params, PyTree
@@ -140,7 +140,7 @@ def summarise_clients(name: str, hits: ClientHits) -> dict[str, Any]:
 
     Returns:
       ``{name}_acc``, of all samples together; ``{name}_per_client``, [N], None for a
-      client without a sample; and ``evaluation.spread`` over those that have one.
+      client without a sample; and ``summary.spread`` over those that have one.
 
     Example:
       >>> hits = ClientHits(jnp.array([3.0, 0.0, 0.0]), jnp.array([4.0, 1.0, 0.0]))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedcmi_jax.aggregate import all_finite
-from fedcmi_jax.evaluation.metrics import read_sums
+from fedcmi_jax.evaluation.summary import read_sums
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, measure, rounds_per_call
 from fedcmi_jax.experiment.resume import is_due

@@ -18,8 +18,8 @@ from fedcmi_jax.evaluation.metrics import (
     Programs,
     build_evaluator,
     build_programs,
-    summarise,
 )
+from fedcmi_jax.evaluation.summary import summarise
 from fedcmi_jax.experiment.split import ClientSplit
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model, Params, PyTree

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from fedcmi_jax.evaluation.metrics import summarise
+from fedcmi_jax.evaluation.summary import summarise
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, build

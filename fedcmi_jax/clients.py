@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from fedcmi_jax.placement import AXIS, constrain
+from fedcmi_jax import ring
+from fedcmi_jax.placement import AXIS
 from fedcmi_jax.types import Array, PyTree
 
 
@@ -116,8 +117,9 @@ def map_clients(
       ids: [K] int32 client ids, longest client first.
       participation: [K, M] float32, modalities each one trains with.
       steps: [K] int32, length of each client's pass over its data.
-      memory: What is kept of every client of the federation, leaves [N, ...].
-      num_clients: N.
+      memory: What is kept of every client of the federation, leaves [N, ...], on a
+        mesh with as many rows more as ``placement.rows_on`` says, spread over it.
+      num_clients: N, the id of nobody.
       chunk_size: Clients mapped together; a cohort that does not divide is padded with
         clients of id N, which contribute nothing.
       lanes: Sums that are accumulated apart and then added in a fixed tree, so that the
@@ -273,11 +275,13 @@ def _walk_on_mesh(
 ) -> tuple[PyTree, PyTree, Array]:
     """Every device walks its lanes; one collective operation adds their sums."""
 
-    def shard(seen: tuple[PyTree, PyTree], members: Members, own: PyTree):
+    def shard(seen: tuple[PyTree, PyTree], members: Members, memory: PyTree):
         members = jax.tree.map(lambda x: x[0], members)
-        rows = jnp.arange(members.ids.size).reshape(members.ids.shape)
+        ids = members.ids.reshape(-1)
+        rows = jnp.arange(ids.size).reshape(members.ids.shape)
+        own = ring.fetch(memory, ids, mesh.size)
         sums, own, accepted = walk(seen, members, rows, own)
-        return sums, own, accepted[None]
+        return sums, ring.store(memory, ids, own, mesh.size), accepted[None]
 
     mapped = jax.shard_map(
         shard,
@@ -286,11 +290,7 @@ def _walk_on_mesh(
         out_specs=(P(), P(AXIS), P(AXIS)),
         check_vma=False,
     )
-    ids = cohort.ids.reshape(-1)
-    own = jax.tree.map(lambda x: x.at[ids].get(mode="clip"), memory)
-    sums, own, accepted = mapped(seen, cohort, constrain(own, mesh, P(AXIS)))
-    memory = jax.tree.map(lambda x, new: x.at[ids].set(new, mode="drop"), memory, own)
-    return sums, memory, accepted
+    return mapped(seen, cohort, memory)
 
 
 def _psum(totals: PyTree) -> PyTree:

@@ -39,6 +39,37 @@ def client_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(np.array(devices[:count]), (AXIS,))
 
 
+def rows_on(mesh: Mesh | None, num_clients: int) -> int:
+    """Rows of per-client memory: N, on D devices rounded up to a multiple of D."""
+    devices = mesh.size if mesh else 1
+    return -(-num_clients // devices) * devices
+
+
+def place_rows(tree: PyTree, mesh: Mesh | None, num_clients: int) -> PyTree:
+    """Spreads memory [N, ...] over the devices, ceil(N / D) rows each.
+
+    Args:
+      tree: Leaves [N, ...], or with the rows of zeros that this function appends.
+      mesh: Where; None: left as it is.
+      num_clients: N.
+
+    Returns:
+      Leaves [rows_on(mesh, N), ...].
+    """
+    if mesh is None:
+        return tree
+    rows = rows_on(mesh, num_clients)
+    tree = jax.tree.map(
+        lambda x: jnp.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)), tree
+    )
+    return constrain(tree, mesh, P(AXIS))
+
+
+def trim(tree: PyTree, num_clients: int) -> PyTree:
+    """Memory without the rows that ``place_rows`` appended: leaves [N, ...]."""
+    return jax.tree.map(lambda x: x if len(x) == num_clients else x[:num_clients], tree)
+
+
 def place_state(
     state: FederationState, mesh: Mesh | None, num_clients: int
 ) -> FederationState:
@@ -47,40 +78,29 @@ def place_state(
     Args:
       state: The state; arrays or tracers.
       mesh: Where; None: left as it is.
-      num_clients: N. Every device holds ceil(N / D) rows of the memory; where D does
-        not divide N, rows of zeros are appended, which ``own_rows`` takes off again.
+      num_clients: N. Memory is spread by ``place_rows``; ``own_rows`` undoes it.
 
     Returns:
       The placed state.
     """
-    if mesh is None:
-        return state
     own = {"memory": state.memory, "personal": state.personal}
-    rows = -(-num_clients // mesh.size) * mesh.size
-    own = jax.tree.map(
-        lambda x: jnp.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)), own
-    )
-    own = constrain(own, mesh, P(AXIS))
+    own = place_rows(own, mesh, num_clients)
     return constrain(state._replace(memory=(), personal={}), mesh)._replace(**own)
 
 
 def own_rows(state: FederationState, num_clients: int) -> FederationState:
-    """The state with exactly N rows of memory: what hooks see, and checkpoints hold.
+    """The state with exactly N rows of memory: what checkpoints hold.
 
     Args:
       state: The state; arrays or tracers.
       num_clients: N.
 
     Returns:
-      The state without the rows that ``place_state`` appended.
+      The state without the rows that ``place_rows`` appended.
     """
-
-    def own(x: jax.Array) -> jax.Array:
-        return x if len(x) == num_clients else x[:num_clients]
-
     return state._replace(
-        memory=jax.tree.map(own, state.memory),
-        personal=jax.tree.map(own, state.personal),
+        memory=trim(state.memory, num_clients),
+        personal=trim(state.personal, num_clients),
     )
 
 

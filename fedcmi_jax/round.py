@@ -13,13 +13,14 @@ from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import select, train_client
 from fedcmi_jax.methods.base import personal_blocks
 from fedcmi_jax.methods.seen import Cohort, Kept, Selection
-from fedcmi_jax.placement import constrain, own_rows, place_state
+from fedcmi_jax.placement import constrain, place_state, trim
 from fedcmi_jax.server import (
     Seen,
     Setup,
     client_view,
     in_order,
     map_over,
+    renewed,
     seen,
     server_view,
 )
@@ -40,27 +41,27 @@ def round(
       The state after it, and what it reports. A round that accepts nobody changes
       nothing but the count of rounds.
     """
-    state = own_rows(state, federation.num_clients)
     selection = select_cohort(setup, state, federation)
-    cohort, sums, personal = train_cohort(setup, state, federation, selection)
+    cohort, sums, kept = train_cohort(setup, state, federation, selection)
 
     upload = jax.lax.optimization_barrier(aggregate.mean_upload(sums.upload))
     params, shared, optimizer_state = server_step(setup, state, cohort, sums, upload)
     stats = aggregate.mean_delta(sums.stats, sums.stats_weights)
     stats = jax.lax.optimization_barrier(stats)
     shared, memory = setup.method.merge(cohort._replace(shared=shared), upload)
+    memory = renewed(setup, federation, memory, cohort.memory, kept.memory)
 
     # Clients that are not accepted keep their memory: only what the method's server
     # hooks changed has to be taken back if nobody is.
     any_accepted = sums.num_accepted > 0
     unchanged = selection.memory is state.memory
-    old_memory = cohort.memory if unchanged else state.memory
+    old_memory = kept.memory if unchanged else state.memory
     new_state = FederationState(
         params=params,
         batch_stats=jax.tree.map(jnp.add, state.batch_stats, stats),
         shared=select(any_accepted, shared, state.shared),
         memory=select(any_accepted, memory, old_memory),
-        personal=personal,
+        personal=kept.personal,
         server_optimizer=optimizer_state,
         round=state.round + 1,
         key=state.key,
@@ -86,7 +87,10 @@ def select_cohort(
         drawn = uniform_cohort(key, federation, setup.clients_per_round)
         return Selection(*drawn, state.shared, state.memory)
     probe_key = jax.random.fold_in(named_key(state.key, "probe"), state.round)
-    return setup.method.select(server_view(setup, state, federation, probe_key), key)
+    view = server_view(setup, state, federation, probe_key)
+    selection = setup.method.select(view, key)
+    memory = renewed(setup, federation, selection.memory, view.memory, state.memory)
+    return selection._replace(memory=memory)
 
 
 def train_cohort(
@@ -94,12 +98,12 @@ def train_cohort(
     state: FederationState,
     federation: Federation,
     selection: Selection,
-) -> tuple[Cohort, aggregate.UpdateSums, PyTree]:
+) -> tuple[Cohort, aggregate.UpdateSums, Kept]:
     """Every selected client's local training, longest client first.
 
     Returns:
-      The cohort with what its clients remember now, their sums, and the personal blocks
-      of all clients.
+      The cohort with what its clients remember now, their sums, and what is kept of all
+      clients.
     """
     members = in_order(setup, federation, selection.ids, selection.participation)
     selected = state._replace(shared=selection.shared, memory=selection.memory)
@@ -116,13 +120,13 @@ def train_cohort(
         federation=federation,
         params=state.params,
         shared=selected.shared,
-        memory=kept.memory,
+        memory=trim(kept.memory, federation.num_clients),
         ids=members[0],
         participation=members[1],
         accepted=accepted,
         num_accepted=sums.num_accepted,
     )
-    return cohort, sums, kept.personal
+    return cohort, sums, kept
 
 
 def client_update(

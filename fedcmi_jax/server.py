@@ -17,6 +17,7 @@ from fedcmi_jax.federation import ClientData, Federation
 from fedcmi_jax.local import LocalTraining, num_steps, train_client
 from fedcmi_jax.methods.base import Method, own_model
 from fedcmi_jax.methods.seen import Client, Kept, LocalUpdate, Server
+from fedcmi_jax.placement import place_rows, rows_on, trim
 from fedcmi_jax.types import Array, FederationState, Model, PyTree
 
 Reduction = Literal["auto", "fixed", "fast"]
@@ -211,6 +212,30 @@ def map_over(
     return map_cohort(seen, *cohort, kept, spread=samples, fetch=fetch)
 
 
+def renewed(
+    setup: Setup, federation: Federation, new: PyTree, seen: PyTree, kept: PyTree
+) -> PyTree:
+    """What a server hook made of the clients' memory, spread over the devices again.
+
+    Args:
+      setup: The algorithm's.
+      federation: The federation.
+      new: The hook's result, leaves [N, ...].
+      seen: What it saw.
+      kept: The same with the rows that ``place_rows`` appends.
+
+    Returns:
+      Leaves like ``kept``: its own where the hook left what it saw.
+    """
+
+    def spread(new: Array, seen: Array, kept: Array) -> Array:
+        if new is seen:
+            return kept
+        return place_rows(new, setup.mesh, federation.num_clients)
+
+    return jax.tree.map(spread, new, seen, kept)
+
+
 def server_view(
     setup: Setup, state: FederationState, federation: Federation, key: Array
 ) -> Server:
@@ -234,7 +259,7 @@ def server_view(
         params=state.params,
         batch_stats=state.batch_stats,
         shared=state.shared,
-        memory=state.memory,
+        memory=trim(state.memory, federation.num_clients),
         federation=federation,
         cohort_size=setup.clients_per_round,
         round=state.round,
@@ -255,7 +280,7 @@ def _measured(
 
     Results travel as what is kept does: a row per client, written where it lives.
     """
-    n = seen.federation.num_clients
+    n = rows_on(setup.mesh, seen.federation.num_clients)
 
     def update(seen, id, participation, kept, max_batches) -> ClientUpdate:
         view = client_view(setup, seen, id, participation, kept[0], max_batches)

@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from fedcmi_jax.placement import AXIS, constrain
+from fedcmi_jax import exchange
+from fedcmi_jax.placement import AXIS, constrain, shards_memory
 from fedcmi_jax.types import Array, PyTree
 
 
@@ -262,12 +263,16 @@ def _walk_on_mesh(
     memory: PyTree,
 ) -> tuple[PyTree, PyTree, Array]:
     """Every device walks its lanes; one collective operation adds their sums."""
+    spread = all(shards_memory(mesh, len(x)) for x in jax.tree.leaves(memory))
 
-    def shard(seen: PyTree, members: Members, own: PyTree):
+    def shard(seen: PyTree, members: Members, memory: PyTree):
         members = jax.tree.map(lambda x: x[0], members)
-        rows = jnp.arange(members.ids.size).reshape(members.ids.shape)
+        ids = members.ids.reshape(-1)
+        rows = jnp.arange(ids.size).reshape(members.ids.shape)
+        own = exchange.fetch(memory, ids, mesh.size) if spread else memory
         sums, own, accepted = walk(seen, members, rows, own)
-        return sums, own, accepted[None]
+        new = exchange.store(memory, ids, own, mesh.size) if spread else own
+        return sums, new, accepted[None]
 
     mapped = jax.shard_map(
         shard,
@@ -276,6 +281,8 @@ def _walk_on_mesh(
         out_specs=(P(), P(AXIS), P(AXIS)),
         check_vma=False,
     )
+    if spread:
+        return mapped(seen, cohort, constrain(memory, mesh, P(AXIS)))
     ids = cohort.ids.reshape(-1)
     own = jax.tree.map(lambda x: x.at[ids].get(mode="clip"), memory)
     sums, own, accepted = mapped(seen, cohort, constrain(own, mesh, P(AXIS)))

@@ -112,6 +112,16 @@ def test_memory_of_clients_per_chip_falls_with_the_chips(pod):
 
 @pytest.mark.slow
 @pytest.mark.shipped_flags
+def test_no_chip_gathers_the_memory_of_all_clients(pod):
+    found = compiled("scaffold", pod, clients=1024).collectives
+    everybody = 1024 * 4  # one number of each
+    gathered = [one for one in found if one.kind in ("all-gather", "all-to-all")]
+    assert all(one.bytes <= everybody for one in gathered)
+    assert "collective-permute" in hlo.by_kind(found)
+
+
+@pytest.mark.slow
+@pytest.mark.shipped_flags
 def test_convolutions_are_lowered_for_the_pod(pod):
     """As XLA's own, although the process runs on CPU."""
 

@@ -290,8 +290,8 @@ def test_autotune_measures_records_and_reuses(tmp_path):
 
 
 def test_candidates_fit_a_devices_share():
-    assert max(autotune.candidates(10, 4)) <= 3
-    assert autotune.candidates(1, 8) == [1]
+    assert max(autotune.candidates(10, client_mesh(4))) <= 3
+    assert autotune.candidates(1, client_mesh(8)) == [1]
 
 
 @pytest.mark.slow

@@ -157,8 +157,7 @@ def _chunk_size(
     mesh: Mesh | None,
 ) -> int:
     if plan.chunk_size == "auto":
-        devices = mesh.size if mesh else 1
-        sizes = autotune.candidates(federation.num_clients, devices)
+        sizes = autotune.candidates(federation.num_clients, mesh)
         return autotune.measure(build, federation, key, sizes).chunk_size
     return plan.chunk_size or workload.chunk_size
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -67,6 +68,26 @@ class Workload:
         names = tuple(str(c) for c in range(NUM_CLASSES))
         dataset = data.Dataset("random", tuple(self.shapes), names, split(n), split(1))
         return build_federation(dataset, Partition(np.arange(n), sizes))
+
+    def shapes_of(self, clients: int) -> Federation:
+        """The same with the shapes of its arrays in their place: for compiling only."""
+        sizes = self.sizes(clients)
+        n, modalities = int(sizes.sum()), tuple(self.shapes)
+
+        def zeros() -> Federation:
+            nothing = jnp.zeros(clients, jnp.int32)
+            return Federation(
+                inputs={m: jnp.zeros((n, *shape)) for m, shape in self.shapes.items()},
+                labels=jnp.zeros(n, jnp.int32),
+                offsets=nothing,
+                sizes=nothing,
+                probe_sizes=nothing,
+                available=jnp.zeros((clients, len(modalities))),
+                max_size=int(sizes.max()),
+                modalities=modalities,
+            )
+
+        return jax.eval_shape(zeros)
 
     def model(self, architecture: str) -> Model:
         """``classifier`` or ``two_projector``."""

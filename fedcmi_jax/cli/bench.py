@@ -20,15 +20,15 @@ from fedcmi_jax.experiment.files import write_json
 from fedcmi_jax.experiment.training import versions
 
 
-def plan_of(options: Bench) -> measure.Plan:
-    """Reads the options, and refuses what cannot be measured, before any work.
+def asked(options: Bench) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names of methods and client counts.
 
     Raises:
-      ValueError: One line that names option, value and remedy.
+      ValueError: One is unknown or impossible, or the workload is.
 
     Example:
-      >>> plan_of(Bench(clients="10,100")).clients
-      (10, 100)
+      >>> asked(Bench(method="fedavg", clients="10,100"))
+      (('fedavg',), (10, 100))
     """
     lookup("workload", options.workload, [*WORKLOADS, "layers", "all"])
     everything = options.method == "all"
@@ -39,6 +39,20 @@ def plan_of(options: Bench) -> measure.Plan:
     for count in counts:
         if not count.isdecimal() or int(count) < 1:
             raise ValueError(f"clients: {count!r} is no count; give e.g. 100,1000")
+    return tuple(names), tuple(map(int, counts))
+
+
+def plan_of(options: Bench) -> measure.Plan:
+    """Reads the options, and refuses what cannot be measured, before any work.
+
+    Raises:
+      ValueError: One line that names option, value and remedy.
+
+    Example:
+      >>> plan_of(Bench(clients="10,100")).clients
+      (10, 100)
+    """
+    names, counts = asked(options)
     chunk_size = options.chunk_size
     if chunk_size != "auto" and not chunk_size.isdecimal():
         raise ValueError(f"chunk_size: {chunk_size!r}; give a count or auto")
@@ -56,8 +70,8 @@ def plan_of(options: Bench) -> measure.Plan:
             peers.check_encoder(options.against, WORKLOADS[name].encoder)
         peers.python_of(options.against, folder)
     return measure.Plan(
-        methods=tuple(names),
-        clients=tuple(map(int, counts)),
+        methods=names,
+        clients=counts,
         chunk_size="auto" if chunk_size == "auto" else int(chunk_size),
         against=options.against,
         peers=folder,

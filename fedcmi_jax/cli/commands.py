@@ -146,20 +146,23 @@ class SweepClients(_Configured):
 
 @dataclass(frozen=True)
 class Bench(Command):
-    """Times compiled rounds, ours and others' in turns.
+    """Times compiled rounds, ours and others' in turns; or compiles them for a TPU pod.
 
     Attributes:
       workload: One of mlp, convnet, uneven, resnet18, or all of these; or layers: every
         convolution of convnet and resnet18 alone, forward and backward, on one core.
       method: Methods, comma-separated, or all.
       clients: Client counts, comma-separated; empty: the workload's own.
-      chunk_size: Clients computed together; 0: the workload's own; auto: measured.
+      chunk_size: Clients computed together; 0: the workload's own; auto: measured; with
+        --topology also several, comma-separated.
+      topology: TPU pod to compile for, without one: v5e:8x8. Nothing runs; memory per
+        chip, collectives, cycles of layers. Needs the extra tpu.
       against: torch, pfl, flower or fedjax: the same work there, interleaved; empty:
         nobody.
       peers: Folder with the scripts and environments of those, the repository's
         experiments/benchmarks; None: that folder below the current one.
       repeats: Timed rounds of every entry.
-      output: JSON file to write; None: bench-WORKLOAD.json.
+      output: JSON file to write; None: bench-WORKLOAD.json; a topology is named too.
       launch: Devices and processes.
     """
 
@@ -167,6 +170,7 @@ class Bench(Command):
     method: str = "fedavg,fedcmi"
     clients: str = ""
     chunk_size: str = "0"
+    topology: str = ""
     against: str = ""
     peers: pathlib.Path | None = None
     repeats: int = 7
@@ -175,9 +179,9 @@ class Bench(Command):
 
     def run(self) -> int:
         """See ``Command``."""
-        from fedcmi_jax.cli import bench
+        from fedcmi_jax.cli import bench, bench_topology
 
-        return bench.run(self)
+        return bench_topology.run(self) if self.topology else bench.run(self)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from fedcmi_jax.algorithm import FederatedAlgorithm
 from fedcmi_jax.experiment.experiment import Experiment
@@ -37,15 +38,20 @@ class Choice(NamedTuple):
     seconds: dict[int, float]
 
 
-def candidates(cohort: int, devices: int) -> list[int]:
+def candidates(cohort: int, mesh: Mesh | None) -> list[int]:
     """Chunk sizes worth trying, none above a device's share of the cohort.
 
+    Args:
+      cohort: K.
+      mesh: Devices that share it; None: one.
+
     Example:
-      >>> candidates(5, 1)[-1] <= 5
+      >>> candidates(5, None)[-1] <= 5
       True
     """
-    share = -(-cohort // devices)
-    sizes = CANDIDATES.get(jax.default_backend(), ACCELERATOR_CANDIDATES)
+    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    share = -(-cohort // (mesh.size if mesh else 1))
+    sizes = CANDIDATES.get(platform, ACCELERATOR_CANDIDATES)
     return sorted({min(size, share) for size in sizes})
 
 
@@ -140,8 +146,7 @@ def tuned(
     mesh, config = experiment.mesh, experiment.config
     if config.chunk_size != "auto":
         return experiment
-    devices = mesh.size if mesh else 1
-    sizes = candidates(config.clients_per_round, devices)
+    sizes = candidates(config.clients_per_round, mesh)
     size, line = choose(
         folder,
         experiment.with_chunk_size,

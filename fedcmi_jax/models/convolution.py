@@ -55,8 +55,9 @@ def convolution(
       dx[n] = sum_i dy[(n + p - d i) / s] w[i]: dy spread by s, kernel reversed;
       dw[i] = sum_o x[s o + d i - p] dy[o]: dy is the kernel, dilated by s, stride d.
     Mapped over clients (``jax.vmap``) it runs one client after the other on CPU, where
-    XLA's convolution with a kernel per client is slow. Elsewhere both are XLA's own;
-    the choice is made for the platform that a program is compiled for.
+    XLA's convolution with a kernel per client is slow. Elsewhere both are XLA's own,
+    which for TPU its compiler estimates to be the fastest form (docs/speed.md); the
+    choice is made for the platform that a program is compiled for.
 
     Gradients are of reverse mode and first order. XLA's own are taken, slow in loops on
     CPU, for what no encoder here needs: groups, ``lhs_dilation``, three spatial axes,

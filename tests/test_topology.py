@@ -48,7 +48,7 @@ def pod_or_skip(name):
         pytest.skip(str(error))
 
 
-def compiled(method, mesh, clients=CLIENTS, workload=TINY, **options):
+def compiled(method, mesh, clients=CLIENTS, workload=TINY, spread=False, **options):
     """What the compiler says of a method's round in which everybody takes part."""
     entry = workloads.entries((method,))[method]
     algorithm = build_algorithm(
@@ -59,7 +59,10 @@ def compiled(method, mesh, clients=CLIENTS, workload=TINY, **options):
         mesh=mesh,
         **({"chunk_size": 2} | options),
     )
-    return topology.compile_round(algorithm, workload.shapes_of(clients), mesh)
+    federation = workload.shapes_of(clients)
+    if spread:
+        federation = topology.spread(federation, mesh)
+    return topology.compile_round(algorithm, federation, mesh)
 
 
 def num_params(method):
@@ -108,6 +111,23 @@ def test_memory_of_clients_per_chip_falls_with_the_chips(pod):
     )
     personal = 1024 * (16 * 10 + 10) * 4  # the fusion's weights
     assert few - many > 0.7 * personal
+
+
+WIDE = dataclasses.replace(TINY, shapes={"strong": (128,), "weak": (128,)})
+
+
+@pytest.mark.slow
+@pytest.mark.shipped_flags
+def test_spread_samples_are_a_part_on_every_chip(pod):
+    options = {"workload": WIDE, "chunk_size": 1}
+    whole, part = (compiled("fedavg", pod, spread=s, **options) for s in (False, True))
+    samples = CLIENTS * SAMPLES * 2 * 128 * 4
+    saved = whole.argument_bytes - part.argument_bytes
+    assert saved == pytest.approx(samples * 3 / 4, rel=0.05)
+    assert part.temp_bytes < whole.temp_bytes + samples / 4
+    gathered = [one for one in part.collectives if one.kind == "all-gather"]
+    assert all(one.bytes < samples / CLIENTS for one in gathered)
+    assert "all-to-all" in hlo.by_kind(part.collectives)
 
 
 @pytest.mark.slow

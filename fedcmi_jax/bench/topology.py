@@ -5,6 +5,7 @@ needs no TPU, gives memory per chip and collectives. Times of a round it does no
 its loops end where the data say.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedcmi_jax import exchange
 from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
 from fedcmi_jax.bench import hlo
 from fedcmi_jax.bench.workloads import WORKLOADS, entries
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.placement import AXIS, shards_memory
+from fedcmi_jax.placement import AXIS, rows_on
 from fedcmi_jax.types import FederationState, PyTree
 
 EXAMPLES = "v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2"
@@ -118,7 +120,7 @@ def compile_round(
     state = jax.eval_shape(algorithm.init, key, federation)
     placed = (
         _placed_state(state, mesh, federation.num_clients),
-        _placed(federation, mesh),
+        _placed_federation(federation, mesh),
         _placed(jax.ShapeDtypeStruct((), np.int32), mesh),
     )
     begun = time.perf_counter()
@@ -147,12 +149,37 @@ def _placed(tree: PyTree, mesh: Mesh, spec: P = P()) -> PyTree:  # noqa: B008
 
 def _placed_state(state: FederationState, mesh: Mesh, clients: int) -> FederationState:
     """As ``placement.place_state`` does with arrays."""
-    spec = P(AXIS) if shards_memory(mesh, clients) else P()
     rest = _placed(state._replace(memory=(), personal={}), mesh)
-    return rest._replace(
-        memory=_placed(state.memory, mesh, spec),
-        personal=_placed(state.personal, mesh, spec),
+    own = {"memory": state.memory, "personal": state.personal}
+    own = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((rows_on(mesh, clients), *x.shape[1:]), x.dtype),
+        own,
     )
+    return rest._replace(**_placed(own, mesh, P(AXIS)))
+
+
+def spread(federation: Federation, mesh: Mesh) -> Federation:
+    """The shapes of a federation whose samples are spread, as ``build_federation``'s.
+
+    Args:
+      federation: Shapes.
+      mesh: Over its devices.
+    """
+
+    def padded(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows_on(mesh, len(x)), *x.shape[1:]), x.dtype)
+
+    samples = jax.tree.map(padded, exchange.split(federation)[1])
+    return dataclasses.replace(federation, **samples._asdict(), shards=mesh.size)
+
+
+def _placed_federation(federation: Federation, mesh: Mesh) -> Federation:
+    """Laid out as it says: samples on every chip, or spread."""
+    if federation.shards == 1:
+        return _placed(federation, mesh)
+    tables, samples = exchange.split(federation)
+    samples = _placed(samples, mesh, P(AXIS))
+    return dataclasses.replace(_placed(tables, mesh), **samples._asdict())
 
 
 class Plan(NamedTuple):
@@ -162,11 +189,13 @@ class Plan(NamedTuple):
       methods: Names of methods.
       clients: Client counts; empty: the workload's own.
       chunk_sizes: Clients computed together; 0: the workload's own.
+      spread: Whether samples are spread over the chips.
     """
 
     methods: tuple[str, ...]
     clients: tuple[int, ...]
     chunk_sizes: tuple[int, ...]
+    spread: bool = False
 
 
 def rows(name: str, plan: Plan, mesh: Mesh) -> Iterator[dict[str, Any]]:
@@ -184,6 +213,8 @@ def rows(name: str, plan: Plan, mesh: Mesh) -> Iterator[dict[str, Any]]:
     workload = WORKLOADS[name]
     for clients in plan.clients or workload.clients:
         federation = workload.shapes_of(clients)
+        if plan.spread:
+            federation = spread(federation, mesh)
         for label, entry in entries(plan.methods).items():
             for size in plan.chunk_sizes:
                 chunk_size = size or workload.chunk_size

@@ -1,5 +1,6 @@
 """``fedcmi bench --topology=...``: what a compiler says of TPUs that are not there."""
 
+import dataclasses
 import datetime
 import functools
 import importlib.metadata
@@ -30,8 +31,12 @@ def plan_of(options: Bench) -> topology.Plan:
       >>> plan_of(Bench(topology="v5e:2x2", chunk_size="16,128")).chunk_sizes
       (16, 128)
     """
+    spread = options.launch.spread_samples
+    asks = dataclasses.replace(
+        options, launch=dataclasses.replace(options.launch, spread_samples=False)
+    )
     for name in MEASURING:
-        if getattr(options, name) != getattr(Bench(), name):
+        if getattr(asks, name) != getattr(Bench(), name):
             flag = "devices" if name == "launch" else name
             raise ValueError(
                 f"{flag}: does not go with --topology, which runs nothing; leave it out"
@@ -43,7 +48,7 @@ def plan_of(options: Bench) -> topology.Plan:
             f"chunk_size: {options.chunk_size!r}; with --topology, which measures "
             "nothing, give counts, e.g. 16,128"
         )
-    return topology.Plan(names, counts, tuple(int(size) for size in sizes))
+    return topology.Plan(names, counts, tuple(int(size) for size in sizes), spread)
 
 
 def run(options: Bench) -> int:

@@ -19,9 +19,6 @@ from fedcmi_jax.testing.problem import (
     rounds,
 )
 
-# Resumed runs, among others, are to be equal as they are shipped.
-pytestmark = pytest.mark.shipped_flags
-
 VARIANTS = {name: factory() for name, factory in fc.methods.REGISTRY.items()}
 SLOW_VARIANTS = {
     "fedcmi personal": fc.methods.fedcmi(personal_infiltration=True),
@@ -43,7 +40,8 @@ OWN_PROGRAM = (
     "chunks_and_padding_change_nothing",
     "clients_outside_the_cohort_keep_their_memory",
 )
-"""Checks that compile a program which the others do not share."""
+"""Checks that compile a program which the others do not share. Tests come by the flags
+that they compile with."""
 
 
 def methods(quick):
@@ -67,6 +65,7 @@ def case(name):
     return testing.Case((VARIANTS | SLOW_VARIANTS)[name])
 
 
+@pytest.mark.shipped_flags  # resumed runs, among others, are equal as they are shipped
 @pytest.mark.parametrize("check", sorted(set(testing.CHECKS) - set(OWN_PROGRAM)))
 def test_conformance(method, check):
     testing.CHECKS[check](case(method))
@@ -77,10 +76,9 @@ OF_WHOLE = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("check", OWN_PROGRAM)
 @OF_WHOLE
-def test_conformance_of_other_programs(method, check):
-    testing.CHECKS[check](case(method))
+def test_clients_outside_the_cohort_keep_their_memory(method):
+    testing.CHECKS["clients_outside_the_cohort_keep_their_memory"](case(method))
 
 
 @OF_WHOLE
@@ -88,20 +86,13 @@ def test_switched_on_is_not_fedavg(method):
     if method == "fedavg":
         return
     ours, _ = case(method).round_of_some(2)
-    theirs, _ = plain_fedavg(case(method).method.needs_projectors)
+    theirs, _ = plain_fedavg(case(method).method.needs_projectors).round_of_some(2)
     assert not all_equal(ours.params, theirs.params)
 
 
 @functools.cache
 def plain_fedavg(needs_projectors):
-    return testing.Case(fc.Method(needs_projectors=needs_projectors)).round_of_some(2)
-
-
-@pytest.mark.slow
-def test_jit_equals_no_jit(method):
-    of_some = case(method).some
-    plain_run, _ = rounds(of_some, federation(), 1, step=of_some.round)
-    assert_close(plain_run, case(method).round_of_some()[0])
+    return testing.Case(fc.Method(needs_projectors=needs_projectors))
 
 
 @pytest.mark.slow
@@ -109,10 +100,25 @@ def test_all_methods_see_the_same_cohorts(method):
     if case(method).method.select:
         pytest.skip("it chooses its own")
     _, ours = case(method).round_of_some()
-    _, theirs = testing.Case(fc.Method()).round_of_some()
+    _, theirs = plain_fedavg(case(method).method.needs_projectors).round_of_some()
     np.testing.assert_array_equal(ours.cohort, theirs.cohort)
 
 
+@pytest.mark.up_to_rounding
+@OF_WHOLE
+def test_chunks_and_padding_change_nothing(method):
+    testing.CHECKS["chunks_and_padding_change_nothing"](case(method))
+
+
+@pytest.mark.up_to_rounding
+@pytest.mark.slow
+def test_jit_equals_no_jit(method):
+    of_some = case(method).some
+    plain_run, _ = rounds(of_some, federation(), 1, step=of_some.round)
+    assert_close(plain_run, case(method).round_of_some()[0])
+
+
+@pytest.mark.up_to_rounding
 @pytest.mark.slow
 def test_seeds_by_vmap(method):
     problem = algorithm(case(method).method, case(method).model)
@@ -132,6 +138,7 @@ def test_seeds_by_vmap(method):
     )
 
 
+@pytest.mark.up_to_rounding
 @pytest.mark.slow
 def test_composes_with_the_proximal_term_and_a_server_optimizer(method):
     own = case(method).method

@@ -28,6 +28,8 @@ from fedcmi_jax.testing.problem import (
     rounds,
 )
 
+pytestmark = pytest.mark.up_to_rounding
+
 BOTH = jnp.ones(2)
 
 

@@ -67,6 +67,7 @@ def test_every_method_is_covered_by_an_off_switch():
     assert known == set(fc.methods.REGISTRY) - {"fedavg"}
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.parametrize(
     "name",
     [
@@ -84,6 +85,7 @@ def test_switched_off_is_fedavg_exactly(name):
     same(ours.batch_stats, theirs.batch_stats)
 
 
+@pytest.mark.shipped_flags
 @pytest.mark.parametrize(
     "name", ["fedmsplit", pytest.param("scaffold", marks=pytest.mark.slow)]
 )

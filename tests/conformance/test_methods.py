@@ -42,8 +42,7 @@ OWN_PROGRAM = (
     "chunks_and_padding_change_nothing",
     "clients_outside_the_cohort_keep_their_memory",
 )
-"""Checks that compile a program which the others do not share. Tests come by the flags
-that they compile with."""
+"""Checks that compile a program which the others do not share."""
 
 
 def methods(quick):
@@ -87,8 +86,9 @@ def test_clients_outside_the_cohort_keep_their_memory(method):
 def test_switched_on_is_not_fedavg(method):
     if method == "fedavg":
         return
+    projectors = case(method).method.needs_projectors
     ours, _ = case(method).round_of_some(2)
-    theirs, _ = plain_fedavg(case(method).method.needs_projectors).round_of_some(2)
+    theirs, _ = plain_fedavg(needs_projectors=projectors).round_of_some(2)
     with pytest.raises(AssertionError):
         assert_close(ours.params, theirs.params)
 
@@ -103,7 +103,7 @@ def test_all_methods_see_the_same_cohorts(method):
     if case(method).method.select:
         pytest.skip("it chooses its own")
     _, ours = case(method).round_of_some()
-    _, theirs = plain_fedavg(case(method).method.needs_projectors).round_of_some()
+    _, theirs = plain_fedavg(needs_projectors=False).round_of_some()
     np.testing.assert_array_equal(ours.cohort, theirs.cohort)
 
 

@@ -31,40 +31,53 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
-class _Fast:
-    """Compiles with ``FAST_COMPILE`` what says nothing else, while it is on.
+UP_TO_ROUNDING = FAST_COMPILE | {"xla_cpu_use_fusion_emitters": False}
+"""Half of what it takes by default. Two programs that are equal otherwise, such as a
+method switched off and FedAvg, may differ in the last bit."""
+
+
+class _Flags:
+    """Compiles with ``options`` what says nothing else.
 
     Stands in for a private function of JAX; without it, tests take longer.
     """
 
     def __init__(self):
-        self.on, self.inner = True, getattr(compiler, "get_compile_options", None)
+        self.options, self.inner = {}, getattr(compiler, "get_compile_options", None)
         if self.inner:
             compiler.get_compile_options = self
 
     def __call__(self, *args, env_options_overrides=None, **kwargs):
-        options = {k: str(v) for k, v in FAST_COMPILE.items()} if self.on else {}
+        options = {k: str(v) for k, v in self.options.items()}
         options |= env_options_overrides or {}
         return self.inner(*args, env_options_overrides=options or None, **kwargs)
 
 
-_FAST = _Fast()
+_FLAGS = _Flags()
 
 LONG = (
-    *("test_run", "test_clients", "test_equalities", "test_models", "test_methods"),
+    *("test_peers", "test_clients", "test_equalities", "test_run", "test_bench"),
+    *("test_models", "test_methods", "test_launch", "test_checkpoint"),
     *("test_seeds", "test_glossary", "test_fedcmi", "test_reference", "test_streaming"),
     *("test_server_rules", "test_baselines", "test_selection", "test_evaluation"),
-    *("test_bench", "test_cli", "test_aggregate", "test_local", "test_augment"),
+    *("test_cli", "test_aggregate", "test_local", "test_augment"),
 )
 """Files that take longest. They go first, so that workers end together."""
+
+
+def flags(item):
+    """What a test compiles with."""
+    if item.get_closest_marker("shipped_flags"):
+        return {}
+    return UP_TO_ROUNDING if item.get_closest_marker("up_to_rounding") else FAST_COMPILE
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Tests of bits that users rely on compile as users do; before any fixture."""
-    fast = item.get_closest_marker("shipped_flags") is None
-    if fast != _FAST.on:
-        _FAST.on = fast
+    options = flags(item)
+    if options != _FLAGS.options:
+        _FLAGS.options = options
         jax.clear_caches()
 
 

@@ -102,6 +102,7 @@ def test_what_cannot_be_augmented_is_refused(dataset, names, message):
         build(fc.config.from_dict(values))
 
 
+@pytest.mark.up_to_rounding
 @pytest.mark.slow
 def test_the_teacher_sees_the_augmented_batch():
     """With an augmentation that changes nothing, the teacher's two forms agree."""

@@ -28,6 +28,9 @@ from fedcmi_jax.testing.problem import (
     rounds,
 )
 
+# What is compared to the bit is one program with other numbers in it.
+pytestmark = pytest.mark.up_to_rounding
+
 BOTH = jnp.ones(2)
 
 
@@ -221,10 +224,8 @@ def test_every_option_trains_finitely(option, value):
     # dominance may agree on so small a problem; the others must make a difference.
     if option != "dominance":
         default, _ = trained()
-        pairs = zip(
-            jax.tree.leaves(state.params), jax.tree.leaves(default.params), strict=True
-        )
-        assert any(bool((a != b).any()) for a, b in pairs)
+        with pytest.raises(AssertionError):
+            assert_close(state.params, default.params)
 
 
 @pytest.mark.slow

@@ -340,6 +340,7 @@ def test_bmsfed_which_updates_a_training_replaces(use, stale):
         np.testing.assert_array_equal(single[m], new if renewed else 7.0)
 
 
+@pytest.mark.up_to_rounding
 @pytest.mark.slow
 def test_bmsfed_a_restricted_client_can_be_set_free():
     """Everybody trains twice; b = 100 everywhere at first, far beyond theta."""
@@ -427,6 +428,7 @@ def test_bmsfed_dropping_leaves_a_modality(use):
     assert left.sum() >= 1
 
 
+@pytest.mark.up_to_rounding
 @pytest.mark.slow
 def test_bmsfed_chooses_all_kinds_of_clients():
     """20 clients, half of them bimodal, 5 per round, 60 rounds."""

@@ -147,6 +147,7 @@ OTHER_MODELS = [
 ]
 
 
+@pytest.mark.up_to_rounding
 @pytest.mark.parametrize(("name", "fusion"), OTHER_MODELS)
 def test_other_models_run_or_are_refused_in_one_line(name, fusion):
     method = (VARIANTS | SLOW_VARIANTS)[name]
@@ -154,7 +155,8 @@ def test_other_models_run_or_are_refused_in_one_line(name, fusion):
     table = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1]], bool)
     if fusion == "film":
         table = table[:, :2] | (table.sum(1, keepdims=True) == 1)
-    net = model(modalities=modalities, fusion=fusion)
+    kind = "two_projector" if method.needs_projectors else "classifier"
+    net = model(kind, modalities, fusion)
     if refusal := refused(method, net):
         assert "choose" in refusal
         assert "\n" not in refusal

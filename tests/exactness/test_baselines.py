@@ -8,6 +8,9 @@ from tests.exactness import baselines
 from tests.exactness.problem import COHORT, Problem, assert_close
 from tests.exactness.reference import FedAvg
 
+# References are met up to rounding.
+pytestmark = pytest.mark.up_to_rounding
+
 # Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
 

@@ -7,6 +7,9 @@ from tests.exactness.infiltration import FedCMI
 from tests.exactness.problem import CLEARLY, Problem, apart, assert_close
 from tests.marks import slow
 
+# References are met up to rounding.
+pytestmark = pytest.mark.up_to_rounding
+
 NUMBERS = {"lam": 1.0, "beta": 2.0, "gamma": 2.0, "mu": 0.01}
 """Of the methods' coefficients one program takes any value."""
 

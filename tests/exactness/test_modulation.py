@@ -8,6 +8,9 @@ import fedcmi_jax as fc
 from tests.exactness import modulation
 from tests.exactness.problem import SEED, Problem, Scene, federation, flat, model
 
+# References are met up to rounding.
+pytestmark = pytest.mark.up_to_rounding
+
 # Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
 

@@ -8,6 +8,9 @@ from tests.exactness.problem import Problem, Scene
 from tests.exactness.reference import MODALITIES
 from tests.exactness.selection import BMSFed
 
+# References are met up to rounding.
+pytestmark = pytest.mark.up_to_rounding
+
 COHORT = 5
 UNBALANCED = Scene(
     sizes=(20, 9, 24, 8, 16, 22),

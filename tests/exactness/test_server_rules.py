@@ -8,6 +8,9 @@ from tests.exactness import server_rules
 from tests.exactness.problem import Problem, assert_close
 from tests.marks import slow
 
+# References are met up to rounding.
+pytestmark = pytest.mark.up_to_rounding
+
 # Methods with quick conformance tests are slow here.
 MOMENTA = pytest.mark.parametrize("momentum", [0.0, 0.9])
 

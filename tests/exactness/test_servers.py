@@ -6,6 +6,9 @@ from tests.exactness import servers
 from tests.exactness.problem import MIXED, Problem, assert_close
 from tests.marks import slow
 
+# References are met up to rounding.
+pytestmark = pytest.mark.up_to_rounding
+
 MOSTLY_AUDIO = MIXED._replace(
     has=((1, 1), (1, 0), (1, 0), (0, 1), (1, 1), (1, 0)),
 )

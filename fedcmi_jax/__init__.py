@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedcmi_jax.assembly import build_federation as build_federation
     from fedcmi_jax.evaluation import build_evaluator as build_evaluator
     from fedcmi_jax.experiment import config as config
+    from fedcmi_jax.experiment.plugins import register as register
     from fedcmi_jax.federation import Federation as Federation
     from fedcmi_jax.local import LocalTraining as LocalTraining
     from fedcmi_jax.methods import Method as Method
@@ -40,6 +41,7 @@ else:
             "build_algorithm": "fedcmi_jax.algorithm",
             "build_evaluator": "fedcmi_jax.evaluation",
             "config": "fedcmi_jax.experiment",
+            "register": "fedcmi_jax.experiment.plugins",
             "Federation": "fedcmi_jax.federation",
             "build_federation": "fedcmi_jax.assembly",
             "LocalTraining": "fedcmi_jax.local",

@@ -43,6 +43,7 @@ class _Configured(Command):
         """See ``Command``: the preset, and names such as --method.name."""
         from fedcmi_jax.cli import sections
 
+        sections.load_plugins(args)
         preset, rest = sections.take_preset(args)
         config, rest = sections.take_names(cls.base(preset), rest)
         return cls(config=config), rest
@@ -209,6 +210,7 @@ class Prepare(Command):
             return None, list(args)
         from fedcmi_jax.cli import sections
 
+        sections.load_plugins(args)
         name, options = sections.dataset_options(args[0] if args else "")
         return cls(name, options), list(args[1:])
 
@@ -244,10 +246,12 @@ class List(Command):
 
     Attributes:
       what: What to list.
+      imports: Modules of your own whose methods, data sets... to list, too.
     """
 
     takes = f"one of {', '.join(get_args(What))}"
     what: Positional[What] = "all"
+    imports: Annotated[tuple[str, ...], arg(name="import")] = ()
 
     def run(self) -> int:
         """See ``Command``."""

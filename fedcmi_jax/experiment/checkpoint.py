@@ -125,7 +125,9 @@ def restore(
     skipped: list[str] = []
     found = _committed(folder)
     if round is not None and round not in found:
-        raise ValueError(f"round: {round} is not in {folder}, which has {rounds(folder)}")
+        raise ValueError(
+            f"round: {round} is not in {folder}, which has {rounds(folder)}"
+        )
     chosen = found if round is None else {round: found[round]}
     for number, path in sorted(chosen.items(), reverse=True):
         try:

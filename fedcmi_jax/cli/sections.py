@@ -1,6 +1,7 @@
 """Arguments that decide which other flags there are: presets and names of sections."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ def load_plugins(args: Sequence[str]) -> None:
       ValueError: A module cannot be imported.
     """
     names: list[str] = []
-    for text, following in zip(args, [*args[1:], ""], strict=True):
+    for text, following in itertools.pairwise([*args, ""]):
         flag, equals, value = text.partition("=")
         if flag == "--import":
             names += filter(None, (value if equals else following).split(","))

@@ -166,7 +166,7 @@ def npz(*, path: str | None = None) -> Dataset:
     place = pathlib.Path(path)
     if not place.exists():
         raise ValueError(f"path: there is no {place}; give an .npz file or a folder")
-    arrays = _of_folder(place) if place.is_dir() else _of_file(place)
+    arrays = _of_folder(place) if place.is_dir() else read_npz(place)
     parts: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for key, x in arrays.items():
         split, _, name = key.partition("/")
@@ -194,7 +194,12 @@ def npz(*, path: str | None = None) -> Dataset:
         raise ValueError(f"{place}: {error}") from None
 
 
-def _of_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; nothing is unpickled.
+
+    Raises:
+      ValueError: The file is damaged or none, or an array is; names file and array.
+    """
     with path.open("rb") as opened:
         try:
             file = np.load(opened, allow_pickle=False)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -107,23 +107,33 @@ class Run:
           ValueError: A modality is missing or has another shape, lengths disagree, or
             a value is not finite.
         """
-        model = self.experiment.model
         table, arrays = _samples(self.experiment.dataset, inputs, available)
-        params, stats = self.params(round)
-
-        @jax.jit
-        def logits(inputs: dict[str, Any], available: jax.Array) -> jax.Array:
-            size = len(available)
-            nothing, ones = jnp.zeros(size, jnp.int32), jnp.ones(size)
-            batch = Batch(inputs, nothing, ones, available, jnp.arange(size))
-            return model.apply(params, stats, batch, False)[0].logits
-
-        found = []
+        logits, found = jax.jit(self.predictor(round)), []
         for i in range(0, len(table), PREDICT_BATCH):
             rows = slice(i, i + PREDICT_BATCH)
             batch = {m: x[rows] for m, x in arrays.items()}
             found.append(np.asarray(logits(batch, table[rows])))
         return np.concatenate(found)
+
+    def predictor(self, round: Round = "last") -> Callable[..., jax.Array]:
+        """The model as a pure function: ``(inputs, available [n, M]) -> logits``.
+
+        Args:
+          round: Of the model, see ``params``.
+
+        Raises:
+          ValueError: See ``params``.
+        """
+        model = self.experiment.model
+        params, stats = self.params(round)
+
+        def logits(inputs: dict[str, jax.Array], available: jax.Array) -> jax.Array:
+            size = available.shape[0]
+            nothing, ones = jnp.zeros(size, jnp.int32), jnp.ones(size)
+            batch = Batch(inputs, nothing, ones, available, jnp.arange(size))
+            return model.apply(params, stats, batch, False)[0].logits
+
+        return logits
 
     def evaluate(
         self, dataset: Dataset | None = None, round: Round = "last"

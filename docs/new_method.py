@@ -22,8 +22,9 @@ To make it a method of this package: save it as ``fedcm.py`` in ``fedcmi_jax/met
 add a line to ``REGISTRY`` in ``methods/__init__.py``, a section of formulas to
 ``docs/methods.md`` and a row to the README's table. Then it has flags and help, made
 from the signature and the docstring of the factory:
-``fedcmi train --method.name=fedcm --method.alpha=0.2``. In a package of your own, pass
-it to ``fc.build_algorithm``.
+``fedcmi train --method.name=fedcm --method.alpha=0.2``. In a package of your own it has
+all that after ``fc.register("method", "fedcm", fedcm)`` and with ``--import=package``,
+which the run remembers; or pass it to ``fc.build_algorithm``.
 """
 
 from typing import NamedTuple

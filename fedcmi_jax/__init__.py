@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fedcmi_jax.assembly import build_federation as build_federation
     from fedcmi_jax.evaluation import build_evaluator as build_evaluator
     from fedcmi_jax.experiment import config as config
+    from fedcmi_jax.experiment.one_call import train as train
+    from fedcmi_jax.experiment.plugins import register as register
+    from fedcmi_jax.experiment.runs import load_run as load_run
     from fedcmi_jax.federation import Federation as Federation
     from fedcmi_jax.local import LocalTraining as LocalTraining
     from fedcmi_jax.methods import Method as Method
@@ -40,6 +43,9 @@ else:
             "build_algorithm": "fedcmi_jax.algorithm",
             "build_evaluator": "fedcmi_jax.evaluation",
             "config": "fedcmi_jax.experiment",
+            "register": "fedcmi_jax.experiment.plugins",
+            "load_run": "fedcmi_jax.experiment.runs",
+            "train": "fedcmi_jax.experiment.one_call",
             "Federation": "fedcmi_jax.federation",
             "build_federation": "fedcmi_jax.assembly",
             "LocalTraining": "fedcmi_jax.local",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedcmi_jax.types import Array, Mean, Params, PyTree, Sum
 
@@ -65,3 +66,16 @@ def keep_unowned(
 def where_owned(weights: Params, new: Params, old: Params) -> Params:
     """``new`` in blocks with a weight above 0, else ``old``; exactly."""
     return by_block(lambda w, n, o: jnp.where(w > 0, n, o), weights, new, old)
+
+
+def by_path(tree: PyTree) -> dict[str, np.ndarray]:
+    """A tree of dicts as a flat dict of host arrays, ``path/to/leaf`` -> array.
+
+    Example:
+      >>> by_path({"head": {"bias": jnp.zeros(2)}})
+      {'head/bias': array([0., 0.], dtype=float32)}
+    """
+    return {
+        "/".join(str(step.key) for step in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -10,13 +10,13 @@ import pathlib
 import subprocess
 from typing import Any
 
-import jax
 import numpy as np
 
 from fedcmi_jax import backend
 from fedcmi_jax.bench.workloads import NUM_CLASSES, Entry, Workload
+from fedcmi_jax.blocks import by_path
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.types import FederationState, PyTree
+from fedcmi_jax.types import FederationState
 
 FOLDER = pathlib.Path("experiments") / "benchmarks"
 """Where peers are if nobody says otherwise: in a checkout, which the package is not."""
@@ -78,15 +78,6 @@ def python_of(name: str, folder: pathlib.Path) -> pathlib.Path:
     return python
 
 
-def named_leaves(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
-    """``prefix/path/to/leaf`` -> array."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        steps = "/".join(str(getattr(k, "key", k)) for k in path)
-        named[f"{prefix}/{steps}"] = np.asarray(leaf)
-    return named
-
-
 def write_problem(
     folder: pathlib.Path,
     workload: Workload,
@@ -103,8 +94,7 @@ def write_problem(
         "labels": np.asarray(federation.labels),
         "offsets": np.asarray(federation.offsets),
         "sizes": np.asarray(federation.sizes),
-        **named_leaves(state.params, "params"),
-        **named_leaves(state.batch_stats, "stats"),
+        **by_path({"params": state.params, "stats": state.batch_stats}),
     }
     np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
     spec = {

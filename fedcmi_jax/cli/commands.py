@@ -43,6 +43,7 @@ class _Configured(Command):
         """See ``Command``: the preset, and names such as --method.name."""
         from fedcmi_jax.cli import sections
 
+        sections.load_plugins(args)
         preset, rest = sections.take_preset(args)
         config, rest = sections.take_names(cls.base(preset), rest)
         return cls(config=config), rest
@@ -98,6 +99,89 @@ class Resume(Command):
         from fedcmi_jax.cli import train
 
         return train.resume(self)
+
+
+@dataclass(frozen=True)
+class _OfRun(Command):
+    """A command on a run's folder.
+
+    Attributes:
+      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
+      round: Which model: last, best (on validation), or the number of a round that has
+        a checkpoint.
+    """
+
+    takes = "a run folder first, then flags; `fedcmi list runs` shows what is here"
+    run_folder: Annotated[pathlib.Path, Positional, arg(metavar="RUN")]
+    round: str = "last"
+
+
+@dataclass(frozen=True)
+class Evaluate(_OfRun):
+    """Measures a model of a run on its test split, and prints the numbers as JSON.
+
+    Attributes:
+      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
+      round: Which model: last, best (on validation), or the number of a round that has
+        a checkpoint.
+    """
+
+    def run(self) -> int:
+        """See ``Command``."""
+        from fedcmi_jax.cli import use
+
+        return use.evaluate(self)
+
+
+@dataclass(frozen=True)
+class Predict(_OfRun):
+    """Applies a model of a run to samples of your own.
+
+    The input is an .npz file with an array [n, ...] per modality, and, if samples lack
+    some, ``available`` [n, M]. The output has ``logits`` [n, C], ``probabilities``
+    [n, C], ``labels`` [n] and ``class_names`` [C].
+
+    Attributes:
+      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
+      round: Which model: last, best (on validation), or the number of a round that has
+        a checkpoint.
+      input: The samples, an .npz file.
+      output: The .npz file to write; must not exist.
+    """
+
+    input: pathlib.Path | None = None
+    output: pathlib.Path | None = None
+
+    def run(self) -> int:
+        """See ``Command``."""
+        from fedcmi_jax.cli import use
+
+        return use.predict(self)
+
+
+@dataclass(frozen=True)
+class Export(_OfRun):
+    """Writes a model of a run for use without this package.
+
+    A folder with ``params.npz`` (an array per parameter and statistic, by path),
+    ``predict.stablehlo`` (a portable program: inputs and available [b, M] -> logits [b,
+    C], any number of samples b) and ``model.json`` (modalities, shapes, classes); with
+    the extra ``export`` also ``predict.jax``, which ``jax.export.deserialize`` reads.
+
+    Attributes:
+      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
+      round: Which model: last, best (on validation), or the number of a round that has
+        a checkpoint.
+      output: The folder to write, new or empty; None: RUN-export.
+    """
+
+    output: pathlib.Path | None = None
+
+    def run(self) -> int:
+        """See ``Command``."""
+        from fedcmi_jax.cli import use
+
+        return use.export(self)
 
 
 @dataclass(frozen=True)
@@ -213,6 +297,7 @@ class Prepare(Command):
             return None, list(args)
         from fedcmi_jax.cli import sections
 
+        sections.load_plugins(args)
         name, options = sections.dataset_options(args[0] if args else "")
         return cls(name, options), list(args[1:])
 
@@ -248,10 +333,12 @@ class List(Command):
 
     Attributes:
       what: What to list.
+      imports: Modules of your own whose methods, data sets... to list, too.
     """
 
     takes = f"one of {', '.join(get_args(What))}"
     what: Positional[What] = "all"
+    imports: Annotated[tuple[str, ...], arg(name="import")] = ()
 
     def run(self) -> int:
         """See ``Command``."""
@@ -283,6 +370,9 @@ COMMANDS = Group(
     {
         "train": Train,
         "resume": Resume,
+        "evaluate": Evaluate,
+        "predict": Predict,
+        "export": Export,
         "sweep": Group("Measures over a range.", {"clients": SweepClients}),
         "bench": Bench,
         "data": Group(

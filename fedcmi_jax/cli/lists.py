@@ -10,6 +10,7 @@ import rich.table
 
 from fedcmi_jax.cli.commands import RUNS, List
 from fedcmi_jax.data.catalog import CATALOG
+from fedcmi_jax.experiment import plugins
 from fedcmi_jax.experiment.config import REGISTRIES
 from fedcmi_jax.experiment.files import read_json
 from fedcmi_jax.experiment.metrics_log import MetricsLog
@@ -33,6 +34,7 @@ def run(options: List) -> int:
     Returns:
       The exit code.
     """
+    plugins.load(options.imports)
     # In a pipe there is no width to fit, and cut names are of no use to a script.
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
     console = rich.console.Console(soft_wrap=True, width=width)
@@ -82,7 +84,13 @@ def list_datasets() -> rich.table.Table:
             entry.get,
             entry.licence,
         )
+    for name in REGISTRIES["dataset"].keys() - CATALOG.keys():
+        table.add_row(name, *"-----", f"registered by {_package(name)}", "-")
     return table
+
+
+def _package(dataset: str) -> str:
+    return REGISTRIES["dataset"][dataset].__module__
 
 
 def list_presets() -> rich.table.Table:

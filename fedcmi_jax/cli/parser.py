@@ -121,7 +121,9 @@ def flags_of(options: Any, prefix: str = "") -> dict[str, Flag]:
             inner = prefix if FLAT in marks else f"{prefix}{field.name}."
             found |= flags_of(value, inner)
         elif Suppress not in marks and FLAT not in marks:
-            found[f"{prefix}{field.name}"] = Flag(value, Positional in marks)
+            names = [name for mark in marks if (name := getattr(mark, "name", None))]
+            name = names[0] if names else field.name
+            found[f"{prefix}{name}"] = Flag(value, Positional in marks)
     return found
 
 

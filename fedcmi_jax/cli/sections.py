@@ -1,12 +1,14 @@
 """Arguments that decide which other flags there are: presets and names of sections."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
 
 from fedcmi_jax import data
+from fedcmi_jax.experiment import plugins
 from fedcmi_jax.experiment.config import REGISTRIES, Config, lookup, section
 from fedcmi_jax.experiment.presets import PRESETS
 
@@ -17,6 +19,23 @@ class _Named:
 
 
 _Names = dataclasses.make_dataclass("_Names", [(kind, _Named) for kind in REGISTRIES])
+
+
+def load_plugins(args: Sequence[str]) -> None:
+    """Imports what ``--import`` names, and installed plugins, before flags are known.
+
+    Args:
+      args: Arguments of a command; nothing is taken out.
+
+    Raises:
+      ValueError: A module cannot be imported.
+    """
+    names: list[str] = []
+    for text, following in itertools.pairwise([*args, ""]):
+        flag, equals, value = text.partition("=")
+        if flag == "--import":
+            names += filter(None, (value if equals else following).split(","))
+    plugins.load(names)
 
 
 def take_preset(args: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterable
 
+from fedcmi_jax.data.arrays import from_arrays as from_arrays
+from fedcmi_jax.data.arrays import npz as npz
 from fedcmi_jax.data.av_mnist import av_mnist as av_mnist
 from fedcmi_jax.data.ave import ave as ave
 from fedcmi_jax.data.base import Dataset as Dataset
@@ -31,6 +33,7 @@ REGISTRY: dict[str, Callable[..., Dataset]] = {
     "ave": ave,
     "crisismmd": crisismmd,
     "modelnet40": modelnet40,
+    "npz": npz,
 }
 """Name -> factory."""
 

@@ -130,5 +130,14 @@ CATALOG: dict[str, Entry] = {
         get="by hand, github.com/jongchyisu/mvcnn_pytorch (shaded, 12 views), as root",
         licence="research only (Princeton ModelNet)",
     ),
+    "npz": Entry(
+        modalities=("your own",),
+        classes=None,
+        train=None,
+        test=None,
+        clients="",
+        get="your arrays, as path (docs/new_data.md)",
+        licence="yours",
+    ),
 }
 """Data set name -> entry, for every name in ``data.REGISTRY``."""

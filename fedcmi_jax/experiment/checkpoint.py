@@ -106,20 +106,30 @@ def save(
     _clean(folder)
 
 
-def restore(folder: str | Path, like: FederationState) -> Restored:
+def restore(
+    folder: str | Path, like: FederationState, round: int | None = None
+) -> Restored:
     """Reads the newest intact checkpoint; changes nothing in the folder.
 
     Args:
       folder: Where `save` wrote.
       like: A state of the same structure, dtypes and shapes; see `arrays.read`.
+      round: Read that of this round and no other; None: the newest.
 
     Raises:
-      ValueError: None is intact, or the newest has other leaves or another format.
+      ValueError: None is intact, or the newest has other leaves or another format; or
+        there is none of this round.
       PermissionError: A file may not be read; that is no damage to fall back from.
     """
     folder = Path(folder).absolute()
     skipped: list[str] = []
-    for number, path in sorted(_committed(folder).items(), reverse=True):
+    found = _committed(folder)
+    if round is not None and round not in found:
+        raise ValueError(
+            f"round: {round} is not in {folder}, which has {rounds(folder)}"
+        )
+    chosen = found if round is None else {round: found[round]}
+    for number, path in sorted(chosen.items(), reverse=True):
         try:
             content, log = _intact(path, number)
             _check_fits(path, content, arrays.describe(like))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from fedcmi_jax.experiment import plugins
 from fedcmi_jax.experiment.checks import check_cohort as check_cohort
 from fedcmi_jax.experiment.checks import check_config as check_config
 from fedcmi_jax.experiment.sections import (
@@ -156,6 +157,8 @@ class Config:
       clip_norm: Largest l2 norm of a client's update; None: no clipping.
       stream: Keep samples on the host and send each round's cohort to the device while
         the round before runs; for data that do not fit the device. Same results.
+      imports: Modules of your own that register methods, data sets, partitions or
+        encoders (``fc.register``), imported first, here and when the run is resumed.
       output: Run folder; None: a new one under runs/.
       preset: Where the values come from (fedcmi list presets); named first, no flag.
     """
@@ -190,6 +193,7 @@ class Config:
     lanes: int = LANES
     clip_norm: float | None = None
     stream: bool = False
+    imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     output: str | None = None
     preset: Annotated[str, Positional, arg(metavar="[PRESET]")] = ""
 
@@ -204,12 +208,13 @@ def from_dict(values: dict[str, Any]) -> Config:
     """Builds a configuration from nested dicts; what is left out has its default.
 
     Raises:
-      ValueError: An unknown section, field or name.
+      ValueError: An unknown section, field or name, or a module that does not import.
 
     Example:
       >>> from_dict({"method": {"name": "fedprox", "mu": 0.5}}).method.mu
       0.5
     """
+    plugins.load(values.get("imports", ()) if isinstance(values, dict) else ())
     return _load(Config, "", values)
 
 

@@ -27,7 +27,7 @@ class MLP(nn.Module):
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps [B, ...] to [B, widths[-1]]."""
         del mask, train
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.widths):
             x = jax.nn.relu(dense(width, f"dense{i}")(x))
         return x

@@ -48,7 +48,7 @@ class SpectrogramConv(nn.Module):
         x = jax.nn.relu(conv(x, 16, 3, 2, scale=scale, shift=shift, name="conv1"))
         x = jax.nn.relu(conv(x, 32, 3, 2, name="conv2"))
         x = jax.nn.relu(conv(x, 64, 3, 2, name="conv3"))
-        return dense(self.features, "dense")(x.mean(2).reshape(len(x), -1))
+        return dense(self.features, "dense")(x.mean(2).reshape(x.shape[0], -1))
 
 
 def pool_pairs(x: Array) -> Array:

@@ -1,0 +1,225 @@
+"""A run's folder as an object: metrics, models, predictions."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.evaluation.metrics import build_evaluator
+from fedcmi_jax.evaluation.summary import summarise
+from fedcmi_jax.experiment import checkpoint, seeds, training
+from fedcmi_jax.experiment.best import load_best
+from fedcmi_jax.experiment.config import Config
+from fedcmi_jax.experiment.experiment import Experiment, build
+from fedcmi_jax.experiment.metrics_log import MetricsLog
+from fedcmi_jax.experiment.one_call import columns
+from fedcmi_jax.experiment.run_folder import CHECKPOINTS, METRICS, check_run
+from fedcmi_jax.types import Batch, Params
+
+PREDICT_BATCH = 256
+"""Samples per forward pass of ``Run.predict``; no effect on results."""
+
+Round = Literal["last", "best"] | int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's folder, to be looked at and used; nothing in it is changed.
+
+    Attributes:
+      folder: The folder.
+      config: Its configuration.
+    """
+
+    folder: pathlib.Path
+    config: Config
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """Data, model and algorithm, built again from the configuration."""
+        return build(self.config)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics lines, a dict per evaluated round."""
+        return [x for x in MetricsLog(self.folder / METRICS).read() if "acc" in x]
+
+    def metrics(self) -> Any:
+        """The numbers of the metrics lines: a DataFrame if pandas is there, or a dict.
+
+        Returns:
+          A row per evaluated round, or name -> array [rounds].
+        """
+        found = columns(self.records())
+        try:
+            import pandas
+        except ImportError:
+            return found
+        return pandas.DataFrame(found)
+
+    def params(self, round: Round = "last") -> tuple[Params, Params]:
+        """A model of the run, as it is evaluated.
+
+        Args:
+          round: last; best, on validation; or a round that has a checkpoint.
+
+        Returns:
+          Parameters and BatchNorm statistics.
+
+        Raises:
+          ValueError: There is no such checkpoint, or it is damaged.
+        """
+        experiment = self.experiment
+        if round == "best":
+            state = load_best(self.folder, experiment).state
+        else:
+            init = experiment.algorithm.init
+            like = jax.eval_shape(init, experiment.key, experiment.federation)
+            number = None if round == "last" else int(round)
+            restored = checkpoint.restore(self.folder / CHECKPOINTS, like, number)
+            state = restored.state
+        params = experiment.algorithm.deploy(state, experiment.federation)
+        return params, state.batch_stats
+
+    def predict(
+        self,
+        inputs: Mapping[str, Any],
+        available: Any = None,
+        round: Round = "last",
+    ) -> np.ndarray:
+        """Fused logits of samples.
+
+        Args:
+          inputs: Modality -> [n, ...], as in training; what a sample lacks may hold
+            anything finite.
+          available: [n, M], which modalities each sample has; None: all.
+          round: Of the model, see ``params``.
+
+        Returns:
+          [n, C] float32 logits z; softmax gives probabilities, argmax the class.
+
+        Raises:
+          ValueError: A modality is missing or has another shape, lengths disagree, or
+            a value is not finite.
+        """
+        table, arrays = _samples(self.experiment.dataset, inputs, available)
+        logits, found = jax.jit(self.predictor(round)), []
+        for i in range(0, len(table), PREDICT_BATCH):
+            rows = slice(i, i + PREDICT_BATCH)
+            batch = {m: x[rows] for m, x in arrays.items()}
+            found.append(np.asarray(logits(batch, table[rows])))
+        return np.concatenate(found)
+
+    def predictor(self, round: Round = "last") -> Callable[..., jax.Array]:
+        """The model as a pure function: ``(inputs, available [n, M]) -> logits``.
+
+        Args:
+          round: Of the model, see ``params``.
+
+        Raises:
+          ValueError: See ``params``.
+        """
+        model = self.experiment.model
+        params, stats = self.params(round)
+
+        def logits(inputs: dict[str, jax.Array], available: jax.Array) -> jax.Array:
+            size = available.shape[0]
+            nothing, ones = jnp.zeros(size, jnp.int32), jnp.ones(size)
+            batch = Batch(inputs, nothing, ones, available, jnp.arange(size))
+            return model.apply(params, stats, batch, False)[0].logits
+
+        return logits
+
+    def evaluate(
+        self, dataset: Dataset | None = None, round: Round = "last"
+    ) -> dict[str, Any]:
+        """Metrics of a model of the run on test samples.
+
+        Args:
+          dataset: Whose test split to take; None: the run's own.
+          round: Of the model, see ``params``.
+
+        Returns:
+          ``evaluation.summarise``; with the run's own data of the clients, too.
+
+        Raises:
+          ValueError: The data set has other modalities, shapes or classes.
+        """
+        experiment, own = self.experiment, self.experiment.dataset
+        params, stats = self.params(round)
+        if dataset is None:
+            return dict(summarise(experiment.evaluate(params, stats)))
+        for what in ("modalities", "shapes", "num_classes"):
+            theirs, ours = getattr(dataset, what), getattr(own, what)
+            if theirs != ours:
+                raise ValueError(
+                    f"dataset: its {what} are {theirs}, those of the run {ours}"
+                )
+        evaluate = build_evaluator(experiment.model, dataset.test, None)
+        return dict(summarise(evaluate(params, stats)))
+
+
+def load_run(folder: str | pathlib.Path) -> Run:
+    """Opens a run's folder; its data are loaded when they are needed.
+
+    Args:
+      folder: What ``fedcmi train`` or ``train(output=...)`` wrote; of several seeds the
+        folder of one (``seed-S``).
+
+    Returns:
+      The run.
+
+    Raises:
+      ValueError: It is no run, its configuration is damaged, or it has several seeds.
+
+    Example:
+      >>> load_run("no/such/folder")
+      Traceback (most recent call last):
+      ValueError: no/such/folder is no run: there is no such folder
+    """
+    folder = pathlib.Path(folder)
+    check_run(folder)
+    config = training.read_config(folder)
+    if config.seeds > 1:
+        one = seeds.folder_of(folder, config.seed)
+        raise ValueError(f"{folder} is a run of {config.seeds} seeds; give e.g. {one}")
+    return Run(folder, config)
+
+
+def _samples(
+    dataset: Dataset, inputs: Mapping[str, Any], available: Any
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Checked samples: [n, M] float32 what they have, and their arrays."""
+    if set(inputs) != set(dataset.modalities):
+        raise ValueError(
+            f"inputs: has {sorted(inputs)}, the run's modalities are "
+            f"{sorted(dataset.modalities)}"
+        )
+    arrays = {}
+    for m in dataset.modalities:
+        like = dataset.train.inputs[m]
+        x = np.asarray(inputs[m])
+        if x.shape[1:] != like.shape[1:] or x.ndim != like.ndim:
+            raise ValueError(
+                f"inputs, modality {m!r}: shape {x.shape}; the run's samples have "
+                f"[n, {', '.join(map(str, like.shape[1:]))}]"
+            )
+        if not np.issubdtype(x.dtype, np.number) or not np.isfinite(x).all():
+            raise ValueError(f"inputs, modality {m!r}: holds what is no finite number")
+        arrays[m] = x.astype(like.dtype)
+    sizes = {m: len(x) for m, x in arrays.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"inputs: numbers of samples differ: {sizes}")
+    n = next(iter(sizes.values()))
+    shape = (n, len(dataset.modalities))
+    table = np.ones(shape) if available is None else np.asarray(available)
+    if table.shape != shape or not n:
+        raise ValueError(
+            f"available: shape {table.shape} for samples x modalities {shape}"
+        )
+    return table.astype(np.float32), arrays

@@ -57,7 +57,7 @@ _FLAGS = _Flags()
 
 LONG = (
     *("test_peers", "test_clients", "test_equalities", "test_run", "test_bench"),
-    *("test_models", "test_methods", "test_launch", "test_checkpoint"),
+    *("test_models", "test_methods", "test_launch", "test_checkpoint", "test_exchange"),
     *("test_seeds", "test_glossary", "test_fedcmi", "test_reference", "test_streaming"),
     *("test_server_rules", "test_baselines", "test_selection", "test_evaluation"),
     *("test_cli", "test_aggregate", "test_local", "test_augment"),

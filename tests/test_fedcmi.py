@@ -28,7 +28,7 @@ from fedcmi_jax.testing.problem import (
     rounds,
 )
 
-# What is compared to the bit is one program with other numbers in it.
+# What is compared to the bit is equal even so.
 pytestmark = pytest.mark.up_to_rounding
 
 BOTH = jnp.ones(2)

@@ -142,6 +142,17 @@ def test_no_chip_gathers_the_memory_of_all_clients(pod):
 
 @pytest.mark.slow
 @pytest.mark.shipped_flags
+def test_temporary_memory_of_clients_falls_with_the_chips(pod):
+    """So many that it is not on the chips' fast memory, which is not counted."""
+    few, many = (
+        compiled("scaffold", mesh, 16_384, workloads.WORKLOADS["mlp"]).temp_bytes
+        for mesh in (pod, pod_or_skip("v5e:8x8"))
+    )
+    assert many < few / 4
+
+
+@pytest.mark.slow
+@pytest.mark.shipped_flags
 def test_convolutions_are_lowered_for_the_pod(pod):
     """As XLA's own, although the process runs on CPU."""
 

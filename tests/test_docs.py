@@ -132,6 +132,7 @@ SOURCES = [
     path
     for folder in ("fedcmi_jax", "tests", "experiments")
     for path in sorted((ROOT / folder).rglob("*.py"))
+    if ".venv" not in str(path)  # the benchmarks' peers have their own
 ]
 
 

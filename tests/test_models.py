@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
+from fedcmi_jax.models.batch_norm import normalised
 from fedcmi_jax.models.layers import BatchNorm, GroupNorm, conv, max_pool
 from fedcmi_jax.models.two_projector import replace_missing
 from fedcmi_jax.testing.problem import dataset, model
@@ -117,6 +118,34 @@ def test_batch_norm_of_one_sample_is_finite():
     y, stats = batch_norm(jnp.array([[5.0]]), jnp.ones(1), True)
     assert bool(jnp.isfinite(y).all())
     np.testing.assert_allclose(stats["var"], [0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (37, 3), (64, 7, 2)])
+def test_batch_norm_gradient_is_that_of_its_formula(shape):
+    """The closed gradient against autodiff of the definition, in float64."""
+    x, weights = normal(*shape), normal(*shape, seed=1)
+    mask = (jnp.arange(shape[0]) < shape[0] - 2).astype(jnp.float32)
+    scale, shift = normal(shape[-1], seed=2), normal(shape[-1], seed=3)
+
+    def ours(x, scale, shift):
+        start = jnp.zeros(shape[-1])
+        z, _, _ = normalised(x, mask, scale, shift, start, start)
+        return (z * weights).sum()
+
+    def defined(x, scale, shift):
+        wide = (1,) * (x.ndim - 1) + (-1,)
+        real = x[: shape[0] - 2].reshape(-1, shape[-1])
+        mean, var = real.mean(0).reshape(wide), real.var(0).reshape(wide)
+        z = (x - mean) / jnp.sqrt(var + 1e-5)
+        return ((z * scale.reshape(wide) + shift.reshape(wide)) * weights).sum()
+
+    found = jax.jit(jax.grad(ours, (0, 1, 2)))(x, scale, shift)
+    with jax.enable_x64(True):
+        args = [np.float64(a) for a in (x, scale, shift)]
+        weights = np.float64(weights)
+        expected = jax.jit(jax.grad(defined, (0, 1, 2)))(*args)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
 def test_group_norm_has_no_state_and_normalises_samples():

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.models.layers import NORMS, BatchNorm, conv, dense, max_pool
+from fedcmi_jax.models.layers import NORMS, MappedBatchNorm, conv, dense, max_pool
 from fedcmi_jax.models.signal_encoders import har_conv, spectrogram_conv
 from fedcmi_jax.models.text_encoder import text
 from fedcmi_jax.types import Array
@@ -67,8 +67,7 @@ def conv_norm(
 ) -> Array:
     """BatchNorm(convolution without bias), in the calling module under these names."""
     x = conv(x, features, kernel, stride, use_bias=False, name=names[0])
-    x, scale, shift = BatchNorm(name=names[1])(x, mask, train)
-    return x * scale[None, None, None] + shift[None, None, None]
+    return MappedBatchNorm(name=names[1])(x, mask, train)
 
 
 class ResNet18(nn.Module):

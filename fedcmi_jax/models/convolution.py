@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fedcmi_jax.models import minimal_filtering
+from fedcmi_jax.models.apart import apart
 from fedcmi_jax.types import Array
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
@@ -223,14 +224,10 @@ def _dx(window: Window, sizes: tuple[int, ...], w: Array, dy: Array) -> Array:
         reach, spread = d * (w.shape[axis] - 1), s * (dy.shape[axis + 1] - 1)
         padding.append((reach - before, n - 1 + before - spread))
     if window.strides == (1, 1):
-        # Tap by tap, or XLA transposes anew for every use of the kernel.
-        taps = lax.map(jnp.transpose, w.reshape(-1, *w.shape[2:])[::-1])
-        w = taps.reshape(*w.shape[:2], *taps.shape[1:])
-        return _fast(window._replace(padding=tuple(padding)), dy, w)
-    w = w[::-1, ::-1].swapaxes(2, 3)
+        return _fast(window._replace(padding=tuple(padding)), dy, _reversed(w))
     return lax.conv_general_dilated(
         dy,
-        w,
+        _reversed(w),
         (1, 1),
         padding,
         lhs_dilation=window.strides,
@@ -243,12 +240,9 @@ def _dx(window: Window, sizes: tuple[int, ...], w: Array, dy: Array) -> Array:
 def _dw(window: Window, taps: tuple[int, ...], x: Array, dy: Array) -> Array:
     """Gradient [k, l, C, F] with respect to the kernel, k and l in ``taps``.
 
-    Channels are the batch and samples the channels of this convolution. The barrier
-    keeps XLA from undoing the transpositions.
+    Channels are the batch and samples the channels of this convolution.
     """
-    images, kernel = lax.optimization_barrier(
-        (x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3))
-    )
+    images, kernel = _to_correlate(x, dy)
     shape = (*taps, x.shape[3], dy.shape[3])
     axis = _filter_axis(window, shape, dy.shape[1:3], x.dtype)
     if axis is None or not minimal_filtering.saves_kernel_gradient(x.shape):
@@ -260,6 +254,18 @@ def _dw(window: Window, taps: tuple[int, ...], x: Array, dy: Array) -> Array:
         images = _pad(images, axis + 1, window.padding[axis])
         dw = minimal_filtering.kernel_gradient(product, axis, images, kernel)
     return dw.transpose(1, 2, 0, 3)
+
+
+def _reversed(w: Array) -> Array:
+    """[k, l, F, C]: in a loop over taps, or XLA transposes anew for every use."""
+    taps = lax.map(jnp.transpose, w.reshape(-1, *w.shape[2:])[::-1])
+    return taps.reshape(*w.shape[:2], *taps.shape[1:])
+
+
+@apart
+def _to_correlate(x: Array, dy: Array) -> tuple[Array, Array]:
+    """[C, H, W, B] and [H', W', B, F]; the barrier keeps XLA from undoing it."""
+    return lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
 
 
 def _correlation(

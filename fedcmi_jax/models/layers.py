@@ -66,6 +66,7 @@ def conv(
     scale: Array | None = None,
     shift: Array | None = None,
     use_bias: bool = True,
+    pool: Callable[[Array], Array] | None = None,
     name: str,
 ) -> Array:
     """Convolution of the reference code, in the calling module under that name.
@@ -81,15 +82,19 @@ def conv(
         map goes into the kernel, so no gradient to x is needed to learn it.
       shift: [C].
       use_bias: Whether to add a bias.
+      pool: Max pooling of the result; the bias is added to its smaller output, which
+        gives the same numbers, for rounding keeps the order.
       name: Of the layer.
 
     Returns:
-      [B, L / stride, F] or [B, H / stride, W / stride, F], rounded up.
+      [B, L / stride, F] or [B, H / stride, W / stride, F], rounded up; or pooled.
     """
     axes = x.ndim - 2
     product: Callable[..., Array] = convolution
     if scale is not None and shift is not None:
         product = functools.partial(_affine_convolution, scale, shift)
+    if pool is not None:
+        product = functools.partial(_pooled, pool, product)
     layer = Conv(
         features,
         (kernel,) * axes,
@@ -118,22 +123,13 @@ def _affine_convolution(
     return convolution(x, weights, *args, **options)
 
 
-def max_pool(x: Array) -> Array:
-    """3x3 max pooling of NHWC images, stride 2, padding 1, one axis after the other.
-
-    Slices and ``maximum``: the gradient of ``reduce_window`` is over ten times slower
-    on CPU.
-    """
-    for axis in (1, 2):
-        out = (x.shape[axis] + 1) // 2
-        pad = [(0, 0)] * x.ndim
-        pad[axis] = (1, 2 * out - x.shape[axis])
-        x = jnp.pad(x, pad, constant_values=-jnp.inf)
-        before, own, after = (
-            jax.lax.slice_in_dim(x, i, i + 2 * out - 1, 2, axis) for i in range(3)
-        )
-        x = jnp.maximum(jnp.maximum(before, own), after)
-    return x
+def _pooled(
+    pool: Callable[[Array], Array],
+    product: Callable[..., Array],
+    *args: Any,
+    **options: Any,
+) -> Array:
+    return pool(product(*args, **options))
 
 
 class BatchNorm(nn.Module):

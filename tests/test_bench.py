@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.bench import layers, peers, workloads
+from fedcmi_jax.bench import layers, peers, pieces, workloads
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import sweep, timing
 from fedcmi_jax.experiment.experiment import build
@@ -86,14 +87,18 @@ def test_bench_measures_convolutions_alone(tiny, monkeypatch, capsys):
     )
     monkeypatch.setattr(layers, "LAYERS", few)
     monkeypatch.setattr(layers, "REPEATED_FLOP", 1e4)
+    small = pieces.PIECES[0]._replace(start=lambda: jnp.ones((2, 4, 4, 3)))
+    monkeypatch.setattr(pieces, "PIECES", (small,))
     cores = []
     monkeypatch.setattr("os.sched_setaffinity", lambda _, c: cores.append(c))
     assert main(["bench", "--workload=layers", "--repeats=2", "--devices=1"]) == 0
     assert [len(c) for c in cores] == [1]
     assert "| small / 2 |" in capsys.readouterr().out
     with open("bench-layers.json") as file:
-        rows = json.load(file)["results"]
+        *rows, piece = json.load(file)["results"]
     assert [row["entry"] for row in rows] == ["small / 2", "small stem"]
+    assert piece["entry"] == small.name
+    assert piece["seconds"]["min"] > 0
     outputs = 2 * 3 * 3
     assert rows[0]["flops"] == 3 * 2 * outputs * 9 * 3 * 4
     assert rows[1]["flops"] == 2 * 2 * (2 * 6 * 5) * 9 * 4

@@ -56,8 +56,28 @@ def assert_near(ours, theirs, tolerance=1e-5):
     ],
 )
 def test_equals_lax_with_its_gradients(size, kernel, strides, padding, dilation):
+    check_gradients(size, kernel, strides, padding, dilation, (2, 20))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding", "channels"),
+    [
+        ((9, 10), (3, 3), "SAME", (128, 32)),  # along the second axis
+        ((8, 7), (3, 3), [(1, 1), (1, 1)], (64, 96)),
+        ((9, 8), (3, 3), "VALID", (32, 33)),
+        ((11, 9), (3, 2), [(2, 0), (0, 3)], (128, 128)),
+        ((9, 12), (2, 3), [(1, 1), (-1, 0)], (64, 64)),
+        ((6, 5), (3, 3), [(3, 4), (0, -2)], (64, 64)),
+    ],
+)
+def test_three_taps_of_many_channels_equal_lax(size, kernel, padding, channels):
+    """Half the multiplications: other sums, so rounded otherwise."""
+    check_gradients(size, kernel, (1, 1), padding, (1, 1), channels)
+
+
+def check_gradients(size, kernel, strides, padding, dilation, channels):
     numbers = CHANNELS_LAST if len(size) == 2 else SIGNALS
-    x, w = draw(3, *size, 2), draw(*kernel, 2, 20, seed=1)
+    x, w = draw(3, *size, channels[0]), draw(*kernel, *channels, seed=1)
 
     def run(conv, dtype):
         call = functools.partial(

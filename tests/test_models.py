@@ -1,6 +1,7 @@
 """Layers against their definitions, fusions and stand-ins by hand."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.models.layers import BatchNorm, GroupNorm, conv, max_pool
+from fedcmi_jax.models.batch_norm import normalised
+from fedcmi_jax.models.layers import BatchNorm, GroupNorm, conv
+from fedcmi_jax.models.pooling import max_pool
 from fedcmi_jax.models.two_projector import replace_missing
 from fedcmi_jax.testing.problem import dataset, model
 
@@ -24,10 +27,11 @@ class Layer(nn.Module):
     features: int
     kernel: int
     stride: int = 1
+    pool: Any = None
 
     @nn.compact
     def __call__(self, x, scale=None, shift=None):
-        options = {"scale": scale, "shift": shift, "name": "conv"}
+        options = {"scale": scale, "shift": shift, "pool": self.pool, "name": "conv"}
         return conv(x, self.features, self.kernel, self.stride, **options)
 
 
@@ -62,6 +66,31 @@ def test_max_pool_equals_reduce_window(side):
     x = normal(2, side, side, 3)
     expected = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
     np.testing.assert_array_equal(max_pool(x), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (1, 2)])
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_max_pool_gives_the_gradient_to_the_first_of_equals(size, levels):
+    x = jnp.round(levels * normal(2, *size, 3))
+    rows = jnp.pad(x, [(0, 0), (1, 2), (1, 2), (0, 0)], constant_values=-jnp.inf)
+    dy = normal(*max_pool(x).shape, seed=1)
+    found = jax.grad(lambda x: (max_pool(x) * dy).sum())(x)
+    expected = np.zeros(rows.shape)
+    # One axis after the other: rows first, then the columns of what is left.
+    for b, i, j, c in np.ndindex(dy.shape):
+        window = np.asarray(rows[b, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, c])
+        column = window.max(0).argmax()
+        row = window[:, column].argmax()
+        expected[b, 2 * i + row, 2 * j + column, c] += dy[b, i, j, c]
+    expected = expected[:, 1 : 1 + size[0], 1 : 1 + size[1]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pooled_conv_adds_its_bias_afterwards_to_the_same_bits():
+    x, layer = normal(2, 9, 8, 3), Layer(4, 3)
+    params = layer.init(jax.random.key(1), x)
+    expected = max_pool(layer.apply(params, x))
+    np.testing.assert_array_equal(Layer(4, 3, pool=max_pool).apply(params, x), expected)
 
 
 def test_conv_initialisation():
@@ -117,6 +146,34 @@ def test_batch_norm_of_one_sample_is_finite():
     y, stats = batch_norm(jnp.array([[5.0]]), jnp.ones(1), True)
     assert bool(jnp.isfinite(y).all())
     np.testing.assert_allclose(stats["var"], [0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (37, 3), (64, 7, 2)])
+def test_batch_norm_gradient_is_that_of_its_formula(shape):
+    """The closed gradient against autodiff of the definition, in float64."""
+    x, weights = normal(*shape), normal(*shape, seed=1)
+    mask = (jnp.arange(shape[0]) < shape[0] - 2).astype(jnp.float32)
+    scale, shift = normal(shape[-1], seed=2), normal(shape[-1], seed=3)
+
+    def ours(x, scale, shift):
+        start = jnp.zeros(shape[-1])
+        z, _, _ = normalised(x, mask, scale, shift, start, start)
+        return (z * weights).sum()
+
+    def defined(x, scale, shift):
+        wide = (1,) * (x.ndim - 1) + (-1,)
+        real = x[: shape[0] - 2].reshape(-1, shape[-1])
+        mean, var = real.mean(0).reshape(wide), real.var(0).reshape(wide)
+        z = (x - mean) / jnp.sqrt(var + 1e-5)
+        return ((z * scale.reshape(wide) + shift.reshape(wide)) * weights).sum()
+
+    found = jax.jit(jax.grad(ours, (0, 1, 2)))(x, scale, shift)
+    with jax.enable_x64(True):
+        args = [np.float64(a) for a in (x, scale, shift)]
+        weights = np.float64(weights)
+        expected = jax.jit(jax.grad(defined, (0, 1, 2)))(*args)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
 def test_group_norm_has_no_state_and_normalises_samples():

@@ -1,4 +1,4 @@
-"""Every convolution of the benchmark's models alone: how near to the matmul peak."""
+"""Every convolution of the benchmark's models alone, and what else a step does."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from fedcmi_jax.bench import pieces
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.models.convolution import CHANNELS_LAST, convolution
 from fedcmi_jax.types import Array
@@ -107,7 +108,8 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
       repeats: Timed runs of each.
 
     Yields:
-      A row per layer, with the names of the JSON that ``fedcmi bench`` writes.
+      A row per layer, then per piece, with the names of the JSON that
+      ``fedcmi bench`` writes.
     """
     product = timing.matmul()
     for layer in LAYERS:
@@ -122,4 +124,12 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
             "share_of_peak": timing.ratio(
                 [s * work for s in seconds["product"]], seconds["layer"]
             ),
+        }
+    for piece in pieces.PIECES:
+        run, count = pieces.program(piece)
+        times = timing.interleaved({"piece": run}, repeats)["piece"]
+        yield {
+            "workload": "layers",
+            "entry": piece.name,
+            "seconds": timing.spread([s / count for s in times]),
         }

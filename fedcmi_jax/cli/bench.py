@@ -155,8 +155,10 @@ def _machine() -> str:
 
 
 def _layer_line(row: dict[str, Any]) -> str:
-    time, share = row["seconds"], row["share_of_peak"]
+    time, share = row["seconds"], row.get("share_of_peak")
     ms = [f"{1e3 * time[k]:.4g}" for k in ("median", "min", "max")]
+    if share is None:
+        return f"| {row['entry']} | {ms[0]} ({ms[1]}-{ms[2]}) | - | - |"
     shares = [f"{share[k]:.2f}" for k in ("median", "min", "max")]
     return (
         f"| {row['entry']} | {ms[0]} ({ms[1]}-{ms[2]}) "

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.models.layers import NORMS, BatchNorm, conv, dense, max_pool
+from fedcmi_jax.models.layers import NORMS, MappedBatchNorm, conv, dense
+from fedcmi_jax.models.pooling import max_pool
 from fedcmi_jax.models.signal_encoders import har_conv, spectrogram_conv
 from fedcmi_jax.models.text_encoder import text
 from fedcmi_jax.types import Array
@@ -47,9 +48,9 @@ class ConvNet(nn.Module):
     def __call__(self, x: Array, mask: Array, train: bool) -> Array:
         """Maps images [B, H, W, channels] to [B, features]."""
         x, scale, shift = NORMS[self.norm](name="norm")(x, mask, train)
-        x = conv(x, 32, 5, scale=scale, shift=shift, name="conv1")
         # Pooling before the ReLU: the same values at a quarter of the work.
-        x = jax.nn.relu(max_pool(x))
+        x = conv(x, 32, 5, scale=scale, shift=shift, pool=max_pool, name="conv1")
+        x = jax.nn.relu(x)
         x = jax.nn.relu(conv(x, 32, 3, name="conv2"))
         x = jax.nn.relu(conv(x, 64, 3, 2, name="conv3"))
         x = jax.nn.relu(conv(x, 64, 3, name="conv4"))
@@ -67,8 +68,7 @@ def conv_norm(
 ) -> Array:
     """BatchNorm(convolution without bias), in the calling module under these names."""
     x = conv(x, features, kernel, stride, use_bias=False, name=names[0])
-    x, scale, shift = BatchNorm(name=names[1])(x, mask, train)
-    return x * scale[None, None, None] + shift[None, None, None]
+    return MappedBatchNorm(name=names[1])(x, mask, train)
 
 
 class ResNet18(nn.Module):
@@ -86,7 +86,7 @@ class ResNet18(nn.Module):
         x = x.reshape(-1, *x.shape[-3:])
         mask = jnp.repeat(mask, frames)
         x = conv_norm(x, mask, train, 64, 7, 2, ("conv1", "norm1"))
-        x = max_pool(jax.nn.relu(x))
+        x = jax.nn.relu(max_pool(x))  # the same values at a quarter of the work
         for i, features in enumerate((64, 64, 128, 128, 256, 256, 512, 512)):
             x = Block(features, 1 + (features != x.shape[-1]), name=f"block{i}")(
                 x, mask, train

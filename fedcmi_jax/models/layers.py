@@ -12,13 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.models.batch_norm import NORM_EPSILON, like, normalised, real_positions
 from fedcmi_jax.models.convolution import convolution
 from fedcmi_jax.types import Array
 
 BATCH_NORM_MOMENTUM = 0.1
 """Weight of the new batch in the running statistics (torch's default)."""
-NORM_EPSILON = 1e-5
-"""Added to a variance before the square root (torch's default)."""
 
 xavier_normal = nn.initializers.xavier_normal()
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -67,6 +66,7 @@ def conv(
     scale: Array | None = None,
     shift: Array | None = None,
     use_bias: bool = True,
+    pool: Callable[[Array], Array] | None = None,
     name: str,
 ) -> Array:
     """Convolution of the reference code, in the calling module under that name.
@@ -82,15 +82,19 @@ def conv(
         map goes into the kernel, so no gradient to x is needed to learn it.
       shift: [C].
       use_bias: Whether to add a bias.
+      pool: Max pooling of the result; the bias is added to its smaller output, which
+        gives the same numbers, for rounding keeps the order.
       name: Of the layer.
 
     Returns:
-      [B, L / stride, F] or [B, H / stride, W / stride, F], rounded up.
+      [B, L / stride, F] or [B, H / stride, W / stride, F], rounded up; or pooled.
     """
     axes = x.ndim - 2
     product: Callable[..., Array] = convolution
     if scale is not None and shift is not None:
         product = functools.partial(_affine_convolution, scale, shift)
+    if pool is not None:
+        product = functools.partial(_pooled, pool, product)
     layer = Conv(
         features,
         (kernel,) * axes,
@@ -119,22 +123,13 @@ def _affine_convolution(
     return convolution(x, weights, *args, **options)
 
 
-def max_pool(x: Array) -> Array:
-    """3x3 max pooling of NHWC images, stride 2, padding 1, one axis after the other.
-
-    Slices and ``maximum``: the gradient of ``reduce_window`` is over ten times slower
-    on CPU.
-    """
-    for axis in (1, 2):
-        out = (x.shape[axis] + 1) // 2
-        pad = [(0, 0)] * x.ndim
-        pad[axis] = (1, 2 * out - x.shape[axis])
-        x = jnp.pad(x, pad, constant_values=-jnp.inf)
-        before, own, after = (
-            jax.lax.slice_in_dim(x, i, i + 2 * out - 1, 2, axis) for i in range(3)
-        )
-        x = jnp.maximum(jnp.maximum(before, own), after)
-    return x
+def _pooled(
+    pool: Callable[[Array], Array],
+    product: Callable[..., Array],
+    *args: Any,
+    **options: Any,
+) -> Array:
+    return pool(product(*args, **options))
 
 
 class BatchNorm(nn.Module):
@@ -158,29 +153,42 @@ class BatchNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         shift = self.param("bias", nn.initializers.zeros, shape)
+        x = self._normalised(x, mask, train, jnp.ones(shape), jnp.zeros(shape))
+        return x, scale, shift
+
+    def _normalised(
+        self, x: Array, mask: Array, train: bool, scale: Array, shift: Array
+    ) -> Array:
+        """Normalises x and maps it; in training, updates the statistics."""
+        shape = (x.shape[-1],)
         mean_var = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var_var = self.variable("batch_stats", "var", jnp.ones, shape)
         mean, var = mean_var.value, var_var.value
-        dtype = x.dtype
-        x = x.astype(jnp.float32)  # sums of a batch need it, whatever precedes
-        if train:
-            count = mask.sum() * (x.size // (x.shape[0] * x.shape[-1]))
-            safe = jnp.maximum(count, 1.0)
-            share = 1.0 / safe
-            batch_mean = _masked_sum(x, mask) * share
-            batch_var = _masked_sum((x - _like(batch_mean, x)) ** 2, mask) * share
-            if not self.is_initializing():
-                unbiased = batch_var * (safe / jnp.maximum(count - 1.0, 1.0))
-                rate = jnp.where(count > 0, BATCH_NORM_MOMENTUM, 0.0)
-                mean_var.value = jax.lax.stop_gradient(
-                    mean + rate * (batch_mean - mean)
-                )
-                var_var.value = jax.lax.stop_gradient(var + rate * (unbiased - var))
-            mean = jnp.where(count > 0, batch_mean, mean)
-            var = jnp.where(count > 0, batch_var, var)
-        factor = jax.lax.rsqrt(var + NORM_EPSILON)
-        normalised = (x - _like(mean, x)) * _like(factor, x)
-        return normalised.astype(dtype), scale, shift
+        if not train:
+            factor = jax.lax.rsqrt(var + NORM_EPSILON) * scale
+            z = (x.astype(jnp.float32) - like(mean, x)) * like(factor, x)
+            return (z + like(shift, x)).astype(x.dtype)
+        z, batch_mean, batch_var = normalised(x, mask, scale, shift, mean, var)
+        if not self.is_initializing():
+            count = real_positions(x, mask)
+            besides = jnp.maximum(count - 1.0, 1.0)
+            unbiased = batch_var * (jnp.maximum(count, 1.0) / besides)
+            rate = jnp.where(count > 0, BATCH_NORM_MOMENTUM, 0.0)
+            mean_var.value = mean + rate * (batch_mean - mean)
+            var_var.value = var + rate * (unbiased - var)
+        return z
+
+
+class MappedBatchNorm(BatchNorm):
+    """BatchNorm with its affine map, in one pass; the same parameters."""
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array, train: bool) -> Array:  # type: ignore[override]
+        """Normalises and maps x [B, ..., F]; mask [B] is 1 for real samples."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        shift = self.param("bias", nn.initializers.zeros, shape)
+        return self._normalised(x, mask, train, scale, shift)
 
 
 class GroupNorm(nn.Module):
@@ -214,18 +222,3 @@ class GroupNorm(nn.Module):
 
 
 NORMS = {"batch": BatchNorm, "group": GroupNorm}
-
-
-def _like(vector: Array, x: Array) -> Array:
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def _masked_sum(x: Array, mask: Array) -> Array:
-    """[F]: sum of x [B, ..., F] over the samples that mask [B] keeps.
-
-    The samples are summed by a matrix product: XLA:CPU runs a reduction whose last axis
-    is short (a gray image) many times slower.
-    """
-    rows = x.reshape(x.shape[0], -1)
-    total = jnp.dot(mask, rows, precision=jax.lax.Precision.HIGHEST)
-    return total.reshape(-1, x.shape[-1]).sum(0)

@@ -26,8 +26,9 @@ class HarConv(nn.Module):
         x, scale, shift = NORMS[self.norm](name="norm")(x, mask, train)
         x = x * scale[None, None] + shift[None, None]
         for i, channels in enumerate((32, 64, 128)):
-            x = pool_pairs(conv(x, channels, 5, name=f"conv{i + 1}"))
-            x = jax.nn.relu(x)  # after pooling: the same values at half the work
+            # Pooling before the ReLU: the same values at half the work.
+            x = conv(x, channels, 5, pool=pool_pairs, name=f"conv{i + 1}")
+            x = jax.nn.relu(x)
         return dense(self.features, "dense")(x.mean(1))
 
 

@@ -12,8 +12,8 @@ from fedcmi_jax.experiment import timing
 from fedcmi_jax.models.convolution import CHANNELS_LAST, convolution
 from fedcmi_jax.types import Array
 
-REPEATED_FLOP = 2e9
-"""A loop repeats a layer up to about this many FLOP: long against its start."""
+REPEATED_FLOP = 2e10
+"""A loop repeats a layer up to about this many FLOP: its start is paging in memory."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def max_pool(x: Array) -> Array:
       >>> max_pool(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, :, :, 0].tolist()
       [[4.0, 5.0], [7.0, 8.0]]
     """
-    return _pool(2, _pool(1, x))
+    with jax.named_scope("max_pool"):
+        return _pool(2, _pool(1, x))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -208,7 +208,7 @@ def test_sweep_mistakes_are_one_line(flags, message, capsys, tmp_path, monkeypat
 
 
 def test_a_count_that_diverges_does_not_exit_0(tmp_path, monkeypatch, capsys):
-    def poisoned(config, mesh):
+    def poisoned(config, mesh, spread):
         built = build(config, mesh)
         if config.clients == 4:
             return built

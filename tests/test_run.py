@@ -297,7 +297,7 @@ def damaged(folder, how):
 
 def resumed(folder, monkeypatch):
     """Exit code of ``fedcmi resume``, with programs that are compiled already."""
-    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *args: experiment())
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *_, **__: experiment())
     return main(["resume", str(folder), "--devices=1"])
 
 
@@ -506,7 +506,7 @@ def test_rejected_clients_are_named(tmp_path):
 @pytest.mark.slow
 def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     built = poisoned(0, 1, 2, 3, method="fedcmi")
-    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *args: built)
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *_, **__: built)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--output=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -48,7 +48,7 @@ def experiment(seed):
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch):
     """Commands and functions take what is compiled already."""
-    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda config, *_: experiment(3))
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *_, **__: experiment(3))
     for module in (seeds, history):
         monkeypatch.setattr(
             module, "build", lambda config, *_, **__: experiment(config.seed)
@@ -407,7 +407,7 @@ def test_mapped_seeds_are_a_run_like_any_other(tmp_path, monkeypatch, capsys):
     cut = start(config(**MAPPED), tmp_path / "cut")
     with pytest.raises(training.Interrupted):
         training.train(built, cut, At(3, lambda: signal.raise_signal(2)))
-    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *_: built)
+    monkeypatch.setattr("fedcmi_jax.cli.train.build", lambda *_, **__: built)
     assert main(["resume", str(cut), "--devices=1"]) == 0
     said = capsys.readouterr().out
     assert "over 2 seeds" in said

@@ -92,6 +92,11 @@ def build_federation(
         )
     where = f"dataset {dataset.name!r}, train split"
     check_labels(dataset.train.labels, dataset.num_classes, where)
+    if len(partition.order) + longest > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"partition: {len(partition.order):,} samples; places are int32, give "
+            f"fewer than {np.iinfo(np.int32).max:,}"
+        )
     num_clients = len(partition.sizes)
     modalities = dataset.modalities
     if available is None:

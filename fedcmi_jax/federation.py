@@ -27,7 +27,8 @@ class Federation:
         part has ceil(n / shards) of them, the last ones padded. 1: they are whole
         (static).
       max_size: L, samples of the longest client, held-out ones included, or more.
-        Static: it is the only size that the compiled program depends on, with n and N.
+        Static: it is the only size that the compiled program depends on, with n, N and
+        ``shards``.
       modalities: Names in the order of ``available`` (static; a dict that passes
         through a JAX transformation comes out sorted).
     """

@@ -54,7 +54,8 @@ def round(
     # Clients that are not accepted keep their memory: only what the method's server
     # hooks changed has to be taken back if nobody is.
     any_accepted = sums.num_accepted > 0
-    unchanged = selection.memory is state.memory
+    chosen, before = map(jax.tree.leaves, (selection.memory, state.memory))
+    unchanged = all(a is b for a, b in zip(chosen, before, strict=True))
     old_memory = kept.memory if unchanged else state.memory
     new_state = FederationState(
         params=params,

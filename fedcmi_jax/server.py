@@ -43,8 +43,9 @@ class Setup:
         (beyond the order of summation).
       rounds_per_call: Rounds that one call of ``run`` can do.
       clip_norm: Largest l2 norm of a client's delta; None: no clipping.
-      mesh: ``placement.client_mesh``: devices that share every cohort. State and
-        federation must lie on it (``placement.replicate``); None: one device.
+      mesh: ``placement.client_mesh``: devices that share every cohort. The federation
+        must lie on it (``placement.replicate``, or spread by ``build_federation``), and
+        ``init`` puts the state there; None: one device.
       reduction: How the cohort's sums are added. fixed: over ``lanes`` in a fixed tree,
         so that the number of devices, up to that many, does not change a bit; fast: one
         sum per device and one all-reduce; auto: fixed on CPU, fast elsewhere.

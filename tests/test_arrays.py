@@ -120,6 +120,19 @@ BAD = {
         "a sample of 'sound' has shape (6,), in train (5,)",
     ),
     "a number": (lambda f: f["train"].update(sound=1.0), "is a single number"),
+    "large labels": (
+        lambda f: f["train"].update(labels=np.arange(12) + 2**32),
+        "no class index",
+    ),
+    "one label": (lambda f: f["test"].update(labels=1), "labels: of shape ()"),
+    "ragged": (
+        lambda f: f["train"].update(sound=[[1.0], [1.0, 2.0]] * 6),
+        "its rows have different shapes",
+    ),
+    "smallest ids": (
+        lambda f: f["train"]["words"].__setitem__((2, 0), np.iinfo(np.int64).min),
+        "does not fit int32",
+    ),
     "large ids": (
         lambda f: f["train"]["words"].__setitem__((2, 0), 2**40),
         "row 2: 1.1e+12 does not fit int32",
@@ -154,6 +167,14 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-400])
 
 
+def compressed(path):
+    np.savez_compressed(path, **keys(arrays()))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"train/sound.npy") + 60
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+
+
 def damaged(path):
     np.savez(path, **keys(arrays()))
     kept = io.BytesIO()
@@ -179,6 +200,7 @@ FILES = {
     "with_pickle": (with_pickle, "train/extra: is an array of objects"),
     "truncated": (truncated, "is no .npz file"),
     "damaged": (damaged, "sound: cannot be read"),
+    "compressed": (compressed, "sound: cannot be read"),
     "without_labels": (without_labels, "has no test/labels"),
     "single": (single, "is no .npz file"),
     "missing": (lambda path: None, "there is no"),
@@ -206,3 +228,14 @@ def test_no_path_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--dataset.name=npz"]) == 2
     assert "give --dataset.path=FILE.npz" in capsys.readouterr().err
+
+
+def test_a_table_of_modalities_is_of_zeros_and_ones():
+    table = np.ones((12, 2))
+    table[3] = [0, 1]
+    assert of_arrays(arrays(), available=table).train.available[3].tolist() == [0, 1]
+    for wrong in (np.full((12, 2), np.nan), np.full((12, 2), "1"), 2 * table):
+        with pytest.raises(ValueError, match="holds what is neither 0 nor 1"):
+            of_arrays(arrays(), available=wrong)
+    with pytest.raises(ValueError, match="samples x modalities are"):
+        of_arrays(arrays(), available=table[:4])

@@ -104,7 +104,8 @@ def on_devices(name, devices=None, convolutions=False):
     else:
         small, fed = net(method), federation()
     mesh, size = devices and client_mesh(devices), fed.num_clients
-    problem = algorithm(method, small, mesh=mesh, clients_per_round=size)
+    options = {"clients_per_round": size, "chunk_size": 1 if convolutions else 2}
+    problem = algorithm(method, small, mesh=mesh, **options)
     state, info = jax.device_get(plain(compiled(problem, replicate(fed, mesh))))
     return own_rows(state, size), info
 

@@ -1,8 +1,8 @@
 """Samples spread over devices: the same bits, a part of the bytes."""
 
-import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,10 +13,23 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.assembly import build_federation
 from fedcmi_jax.cli.main import main
+from fedcmi_jax.evaluation.metrics import client_class_counts
+from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment import training
+from fedcmi_jax.experiment.experiment import build
+from fedcmi_jax.experiment.progress import Observer
 from fedcmi_jax.placement import client_mesh, replicate
 from fedcmi_jax.testing import problem as problems
-from fedcmi_jax.testing.problem import AVAILABLE, SIZES, algorithm, dataset, parts
+from fedcmi_jax.testing.problem import (
+    AVAILABLE,
+    NUM_CLASSES,
+    SIZES,
+    algorithm,
+    dataset,
+    parts,
+)
 from tests.test_clients import net
+from tests.test_config import TINY
 from tests.test_launch import TRAIN, free_port, metrics
 
 # Bits on several devices are to be equal as they are shipped.
@@ -102,8 +115,6 @@ def test_a_federation_of_another_mesh_is_refused_in_one_line():
     problem = algorithm(fc.methods.fedavg(), mesh=client_mesh(2))
     with pytest.raises(ValueError, match="spread over 4 devices, the algorithm runs"):
         problem.init(jax.random.key(0), spread)
-    whole = dataclasses.replace(spread, shards=1)
-    jax.eval_shape(problem.init, jax.random.key(0), whole)
 
 
 def in_processes(*arguments):
@@ -119,6 +130,12 @@ def in_processes(*arguments):
     outputs = [p.communicate(timeout=240)[0] for p in started]
     assert all(p.returncode == 0 for p in started)
     return [json.loads(x.splitlines()[-1]) for x in outputs]
+
+
+def test_clients_classes_are_counted_wherever_samples_lie():
+    whole, spread = federations(client_mesh(2))
+    counts = [client_class_counts(fed, NUM_CLASSES) for fed in (whole, spread)]
+    np.testing.assert_array_equal(*counts)
 
 
 @pytest.mark.slow
@@ -153,3 +170,27 @@ def test_a_run_is_the_same_wherever_its_samples_lie(tmp_path, monkeypatch):
     }.items():
         assert main([*TRAIN, "--rounds=6", f"--output={name}", *flags]) == 0
     assert metrics(tmp_path / "spread") == metrics(tmp_path / "whole")
+
+
+class Notes(Observer):
+    def __init__(self):
+        self.seen = []
+
+    def note(self, text):
+        self.seen.append(text)
+
+
+@pytest.mark.slow
+def test_a_run_of_padded_memory_finds_its_best_round_again(tmp_path):
+    """Five clients on three devices: six rows there, five in every checkpoint."""
+    values = {"rounds": 4, "checkpoint_every": 1, "validation_fraction": 0.2}
+    values |= {"clients": 5, "method": {"name": "scaffold"}}
+    built = build(configs.from_dict(TINY | values), client_mesh(3))
+    training.write_config(tmp_path, built.config)
+    whole = training.train(built, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    (tmp_path / "summary.json").unlink()
+    notes = Notes()
+    again = training.train(built, tmp_path, notes)
+    assert notes.seen == []
+    problems.assert_equal(again.state, whole.state)

@@ -105,6 +105,13 @@ def test_a_package_that_does_not_import_is_one_line(
     assert [p for p in sorted(tmp_path.iterdir()) if p.suffix == ".py"] == before
 
 
+def test_a_flag_that_is_there_twice_is_one_line(package, capsys):
+    assert main(["train", f"--import={package}", "--import=json"]) == 2
+    assert (
+        "--import: is there twice; give --import=one,other" in capsys.readouterr().err
+    )
+
+
 def undocumented(*, a: int = 1):
     return fc.Method()
 

@@ -1,6 +1,6 @@
 """Training in one call, and a run's folder as an object."""
 
-import json
+import shutil
 import sys
 
 import jax
@@ -11,17 +11,18 @@ import fedcmi_jax as fc
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.progress import Observer
-from fedcmi_jax.testing.problem import assert_equal
+from fedcmi_jax.testing.problem import all_equal, assert_equal
 from tests.test_config import TINY
 from tests.test_launch import metrics
 
 VALUES = TINY | {
     "method": {"name": "fedavg"},
-    "rounds": 4,
+    "rounds": 3,  # as many checkpoints are kept
     "checkpoint_every": 1,
     "validation_fraction": 0.2,
 }
-VALUES["local"] = {"epochs": 1}
+VALUES["local"] = {"epochs": 1, "learning_rate": 0.3}
+VALUES["dataset"] = VALUES["dataset"] | {"train_samples": 240}
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,13 @@ def trained(tmp_path_factory):
 
 def test_a_run_is_that_of_the_command_line(trained, tmp_path, capsys):
     folder, history = trained
-    (tmp_path / "config.json").write_text(json.dumps(VALUES))
     again = tmp_path / "again"
     again.mkdir()
     config = fc.config.from_dict(VALUES)
     training.write_config(again, config)
     assert main(["resume", str(again), "--devices=1"]) == 0
     assert metrics(again) == metrics(folder)
-    assert history.final["round"] == 4
+    assert history.final["round"] == 3
     assert history.column("acc").tolist() == [x["acc"] for x in metrics(folder)]
     assert main(["resume", str(folder)]) == 0
     assert "is finished" in capsys.readouterr().out
@@ -74,9 +74,9 @@ def test_a_run_is_an_object(trained):
     params, _ = run.params()
     assert_equal(params, history.params)
     chosen = max(run.records(), key=lambda x: (x["val_acc"], -x["round"]))["round"]
-    assert_equal(
-        run.params("best"), run.params(chosen) if chosen > 1 else run.params("best")
-    )
+    assert_equal(run.params("best"), run.params(chosen))
+    other = run.params(3 if chosen == 1 else 1)
+    assert not all_equal(run.params("best")[0], other[0])
     assert run.evaluate()["acc"] == history.final["acc"]
     assert set(run.metrics()) >= {"round", "acc", "val_acc"}
 
@@ -107,12 +107,21 @@ def test_wrong_samples_are_one_line(trained):
         r"shape \(3, 2\)": inputs | {first: np.zeros((3, 2))},
         "numbers of samples differ": inputs | {first: inputs[first][:2]},
         "no finite number": inputs | {first: inputs[first] * np.nan},
+        "holds what is no finite": inputs | {first: np.full((3, 4), 1e300)},
+        "give images as floats": inputs | {first: np.zeros((3, 4), np.uint8)},
+        "inputs: has list": [inputs],
     }
     for message, wrong in bad.items():
         with pytest.raises(ValueError, match=message):
             run.predict(wrong)
-    with pytest.raises(ValueError, match="available: shape"):
-        run.predict(inputs, np.ones((2, 2)))
+    tables = {
+        "available: shape": np.ones((2, 2)),
+        "neither 0 nor 1": np.full((3, 2), 2.0),
+        "sample 1 has no modality": np.array([[1, 1], [0, 0], [1, 0]]),
+    }
+    for message, table in tables.items():
+        with pytest.raises(ValueError, match=message):
+            run.predict(inputs, table)
     with pytest.raises(ValueError, match="round: 99 is not in"):
         run.params(99)
 
@@ -120,6 +129,12 @@ def test_wrong_samples_are_one_line(trained):
 def test_what_cannot_be_trained_or_opened_is_one_line(trained, tmp_path):
     with pytest.raises(ValueError, match="seeds: 2 is not one run"):
         fc.train(VALUES | {"seeds": 2})
+    with pytest.raises(ValueError, match="takes one seed and one process"):
+        fc.train(VALUES | {"seeds": 2, "map_seeds": True})
+    with pytest.raises(ValueError, match="imports: 'json' is no list"):
+        fc.train(VALUES | {"imports": "json"})
+    with pytest.raises(ValueError, match=r"config: .*see fedcmi_jax.config"):
+        fc.train({"dataset": "synthetic"})
     with pytest.raises(ValueError, match="exists; choose another"):
         fc.train(VALUES, output=trained[0])
     with pytest.raises(ValueError, match="did you mean 'fedprox'"):
@@ -143,3 +158,19 @@ def test_several_devices_change_no_bit(trained):
 
     history = fc.train(VALUES, mesh=client_mesh(2))
     assert_equal(jax.device_get(history.params), trained[1].params)
+
+
+def test_a_run_without_a_folder_stops_early_too(tmp_path):
+    values = VALUES | {"rounds": 12, "early_stop_rounds": 1}
+    in_memory, written = fc.train(values), fc.train(values, output=tmp_path / "run")
+    assert in_memory.final["round"] == written.final["round"] < 12
+
+
+def test_a_damaged_checkpoint_is_told(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    (folder / "checkpoints" / "3" / "metadata.json").write_text("{}")
+    run = fc.load_run(folder)
+    with pytest.warns(UserWarning, match="3 is damaged and was skipped"):
+        params, _ = run.params()
+    assert_equal(params, run.params(2)[0])

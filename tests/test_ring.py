@@ -57,6 +57,16 @@ def test_new_rows_go_home_and_nobodys_nowhere(devices):
         np.testing.assert_array_equal(stored[name], expected.astype(np.float32))
 
 
+def test_rows_past_the_last_client_are_nobodys():
+    """Eleven clients on four devices: the twelfth row is padding, id 11 is nobody."""
+    ids = jnp.array([11, 0, 10, 11])
+    table = np.arange(CLIENTS) * 1.5
+    rows = on(4, ring.fetch, table, ids)
+    np.testing.assert_array_equal(rows, table[[11, 0, 10, 11]].astype(np.float32))
+    stored = on(4, ring.store, table, ids, rows)
+    np.testing.assert_array_equal(stored, table.astype(np.float32))
+
+
 def test_no_memory_is_no_ring():
     ids = jnp.arange(4)
     assert ring.fetch((), ids, 2) == ()

@@ -33,7 +33,8 @@ def asked(options: Bench) -> tuple[tuple[str, ...], tuple[int, ...]]:
     lookup("workload", options.workload, [*WORKLOADS, "layers", "all"])
     everything = options.method == "all"
     names = list(methods.REGISTRY) if everything else options.method.split(",")
-    known = [*methods.REGISTRY, "all"]
+    # all is a method only on its own.
+    known = [*methods.REGISTRY, *(["all"] if len(names) == 1 else [])]
     names = [lookup("method", name, known) for name in names]
     counts = [count for count in options.clients.split(",") if count]
     for count in counts:

@@ -84,7 +84,7 @@ def list_datasets() -> rich.table.Table:
             entry.get,
             entry.licence,
         )
-    for name in REGISTRIES["dataset"].keys() - CATALOG.keys():
+    for name in sorted(REGISTRIES["dataset"].keys() - CATALOG.keys()):
         table.add_row(name, *"-----", f"registered by {_package(name)}", "-")
     return table
 

@@ -1,4 +1,4 @@
-"""The ``fedcmi`` command: train, resume, sweep, bench, data, list, doctor.
+"""The ``fedcmi`` command: train, resume, evaluate, predict, export, sweep and others.
 
 Exit codes: 0 done, 1 the training diverged or a check of doctor fails, 2 a user's
 mistake (one line on standard error, nothing written), 130 / 143 stopped by SIGINT /

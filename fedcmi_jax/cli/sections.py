@@ -28,8 +28,10 @@ def load_plugins(args: Sequence[str]) -> None:
       args: Arguments of a command; nothing is taken out.
 
     Raises:
-      ValueError: A module cannot be imported.
+      ValueError: A module cannot be imported, or the flag is there twice.
     """
+    if sum(text.partition("=")[0] == "--import" for text in args) > 1:
+        raise ValueError("--import: is there twice; give --import=one,other")
     names: list[str] = []
     for text, following in itertools.pairwise([*args, ""]):
         flag, equals, value = text.partition("=")

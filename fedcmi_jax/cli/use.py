@@ -11,7 +11,7 @@ import numpy as np
 from fedcmi_jax.blocks import by_path
 from fedcmi_jax.cli.commands import Evaluate, Export, Predict
 from fedcmi_jax.data.arrays import read_npz
-from fedcmi_jax.experiment.files import write_json
+from fedcmi_jax.experiment.files import plain, write_json
 from fedcmi_jax.experiment.run_folder import check_free
 from fedcmi_jax.experiment.runs import Round, Run, load_run
 
@@ -26,7 +26,8 @@ def evaluate(options: Evaluate) -> int:
       ValueError: The folder is no run, or has no such model.
     """
     round = round_of(options.round)
-    print(json.dumps(load_run(options.run_folder).evaluate(round=round), indent=2))
+    found = load_run(options.run_folder).evaluate(round=round)
+    print(json.dumps(plain(found, null_non_finite=True), indent=2))
     return 0
 
 
@@ -77,7 +78,7 @@ def export(options: Export) -> int:
       ValueError: The folder is no run or has no such model, or the output is taken.
     """
     round = round_of(options.round)
-    source = options.run_folder
+    source = options.run_folder.resolve()
     folder = options.output or source.with_name(f"{source.name}-export")
     check_free(folder)
     run = load_run(source)

@@ -14,6 +14,10 @@ RESERVED = ("labels", "clients", "available")
 """Names that no modality can have: what a file holds beside the inputs."""
 
 
+MOST_CLASSES = 100_000
+"""A larger label is more likely a mistake than a class that nobody named."""
+
+
 def from_arrays(
     train: Mapping[str, Any],
     labels: Any,
@@ -78,10 +82,12 @@ def _assembled(
         )
     typed = {
         which: Split(
-            {m: _numeric(f"{which}, modality {m!r}", split.inputs[m]) for m in train},
+            {m: numeric(f"{which}, modality {m!r}", split.inputs[m]) for m in train},
             _integers(split.labels),
             None if split.clients is None else _numbers(split.clients),
-            None if split.available is None else np.asarray(split.available, bool),
+            None
+            if split.available is None
+            else table_of(split.available, (len(split.labels), len(train))),
         )
         for which, split in splits.items()
     }
@@ -94,25 +100,45 @@ def _assembled(
     if class_names is None:
         labels = [split.labels for split in typed.values() if split.size]
         known = [y.max() for y in labels if np.issubdtype(y.dtype, np.integer)]
-        class_names = tuple(map(str, range(int(max(known, default=0)) + 1)))
+        largest = int(max(known, default=0))
+        if largest > MOST_CLASSES:
+            raise ValueError(f"labels: {largest} is no class index; give class_names")
+        class_names = tuple(map(str, range(largest + 1)))
     names = tuple(class_names)
     return Dataset(name, tuple(train), names, typed["train"], typed["test"])
 
 
-def _numeric(where: str, values: Any) -> np.ndarray:
-    """As float32 or int32, without a copy where it is already."""
-    x = values if isinstance(values, np.ndarray) else np.asarray(values)
+def numeric(where: str, values: Any) -> np.ndarray:
+    """As float32 or int32, without a copy where it is already.
+
+    Args:
+      where: Whose they are, for the message.
+      values: [n, ...] floats, or integers for token ids.
+
+    Raises:
+      ValueError: They are of another kind; says what to give.
+
+    Example:
+      >>> numeric("mine", [[1, 2]]).dtype.name
+      'int32'
+    """
+    try:
+        x = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{where}: its rows have different shapes") from None
     if x.ndim == 0:
         raise ValueError(f"{where}: is a single number; give an array [n, ...]")
     if np.issubdtype(x.dtype, np.floating):
-        return x.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused with its row
+            return x.astype(np.float32, copy=False)
     if x.dtype == np.uint8:
         raise ValueError(
             f"{where}: is of uint8; give images as floats (x / 255), token ids as int32"
         )
     if np.issubdtype(x.dtype, np.integer):
         # What does not fit int32 stays, and is refused with its row.
-        fits = x.size == 0 or np.abs(x).max() <= np.iinfo(np.int32).max
+        low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+        fits = x.size == 0 or (low <= x.min() and x.max() <= high)
         return x.astype(np.int32, copy=False) if fits else x
     raise ValueError(
         f"{where}: is of {x.dtype}; give floats, or integers for token ids"
@@ -120,9 +146,35 @@ def _numeric(where: str, values: Any) -> np.ndarray:
 
 
 def _integers(labels: Any) -> np.ndarray:
-    """Integers as int32; anything else as it is, to be refused with its row."""
+    """Integers as int32; what is none, or larger, as it is: refused with its row."""
     x = np.asarray(labels)
-    return x.astype(np.int32) if np.issubdtype(x.dtype, np.integer) else x
+    if x.ndim != 1:
+        raise ValueError(f"labels: of shape {x.shape}; give one class index per sample")
+    if not np.issubdtype(x.dtype, np.integer):
+        return x
+    small = x.astype(np.int32)
+    return small if np.array_equal(small, x) else x
+
+
+def table_of(available: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Which modalities samples have, as bool.
+
+    Raises:
+      ValueError: Another shape, or an entry that is neither 0 nor 1.
+
+    Example:
+      >>> table_of([[1, 0]], (1, 2)).tolist()
+      [[True, False]]
+    """
+    table = np.asarray(available)
+    if table.shape != shape:
+        raise ValueError(
+            f"available: shape {table.shape}; samples x modalities are {shape}"
+        )
+    numeric = table.dtype == bool or np.issubdtype(table.dtype, np.number)
+    if not numeric or not np.isin(table, (0, 1)).all():
+        raise ValueError("available: holds what is neither 0 nor 1")
+    return table.astype(bool)
 
 
 def _numbers(clients: Any) -> np.ndarray:
@@ -165,7 +217,9 @@ def npz(*, path: str | None = None) -> Dataset:
         raise ValueError("path: of the arrays is missing; give --dataset.path=FILE.npz")
     place = pathlib.Path(path)
     if not place.exists():
-        raise ValueError(f"path: there is no {place}; give an .npz file or a folder")
+        raise ValueError(
+            f"path: there is no {place.absolute()}; give an .npz file or a folder"
+        )
     arrays = _of_folder(place) if place.is_dir() else read_npz(place)
     parts: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for key, x in arrays.items():
@@ -186,8 +240,9 @@ def npz(*, path: str | None = None) -> Dataset:
         )
         for split, found in parts.items()
     }
-    named = "class_names" in arrays
-    names = tuple(map(str, arrays["class_names"])) if named else None
+    names = None
+    if "class_names" in arrays:
+        names = tuple(map(str, np.atleast_1d(arrays["class_names"])))
     try:
         return _assembled(place.stem, splits, names)
     except ValueError as error:
@@ -215,7 +270,7 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _read(where: str, file: Any, key: str) -> np.ndarray:
     try:
         return file[key]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # zlib's and tokenize's own among them
         raise ValueError(f"{where}: {_why(error)}") from None
 
 

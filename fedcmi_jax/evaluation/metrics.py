@@ -190,7 +190,13 @@ def client_class_counts(federation: Federation, num_classes: int) -> Array:
         np.asarray(federation.sizes + federation.probe_sizes),
     )
     counts = np.zeros((federation.num_clients, num_classes), np.float32)
-    np.add.at(counts, (owner, np.asarray(federation.labels)), 1.0)
+    if not federation.labels.is_fully_addressable:
+        raise ValueError(
+            "federation: its samples are spread over processes; give build_evaluator "
+            "streaming.build_skeleton's"
+        )
+    labels = np.asarray(federation.labels)[: len(owner)]  # spread ones are padded
+    np.add.at(counts, (owner, labels), 1.0)
     return jnp.asarray(counts)
 
 

@@ -214,7 +214,7 @@ def from_dict(values: dict[str, Any]) -> Config:
       >>> from_dict({"method": {"name": "fedprox", "mu": 0.5}}).method.mu
       0.5
     """
-    plugins.load(values.get("imports", ()) if isinstance(values, dict) else ())
+    plugins.load((values.get("imports") or ()) if isinstance(values, dict) else ())
     return _load(Config, "", values)
 
 

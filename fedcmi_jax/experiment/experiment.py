@@ -97,6 +97,7 @@ def build(
     log: Callable[[str], None] = lambda text: None,
     like: Experiment | None = None,
     spread: bool = False,
+    resident: bool = True,
 ) -> Experiment:
     """Loads and splits the data and builds all that a run needs; compiles nothing yet.
 
@@ -112,6 +113,8 @@ def build(
       spread: Spread the training samples over the mesh, each device (and process) with
         a part of them, for data larger than a device; no effect on results. With
         ``like``: as there.
+      resident: Whether training samples are put on devices; without them models can be
+        evaluated, and no round can run.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -140,7 +143,8 @@ def build(
     dataset = load_dataset(config.dataset, log) if like is None else like.dataset
     config, found = _split(config, dataset, log)
     check_augmented(config.local.augment, dataset)
-    federation = _federation(config, found, method, hollow=config.stream or spread)
+    hollow = config.stream or spread or not resident
+    federation = _federation(config, found, method, hollow=hollow)
     scale = rate_scale(config, method, np.asarray(federation.sizes), log)
     if like is None:
         model = build_model(config, dataset, method.needs_projectors)
@@ -301,6 +305,10 @@ def rounds_per_call(config: Config) -> int:
 
 
 def _check_spread(config: Config, mesh: Mesh | None) -> None:
+    if config.map_seeds:
+        raise ValueError(
+            "spread_samples: mapped seeds run on one device; leave one of them out"
+        )
     if mesh is None:
         raise ValueError(
             "spread_samples: there is one device, and it holds all samples; leave "

@@ -9,12 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax.experiment import training
+from fedcmi_jax.experiment.best import best_of, should_stop
 from fedcmi_jax.experiment.config import Config, from_dict, trains_in_turn
 from fedcmi_jax.experiment.experiment import Experiment, build
 from fedcmi_jax.experiment.loop import calls, records
 from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.presets import preset
-from fedcmi_jax.experiment.run_folder import METRICS, lock, make_folder
+from fedcmi_jax.experiment.run_folder import METRICS, check_free, lock, make_folder
 from fedcmi_jax.types import Params
 
 
@@ -81,7 +82,10 @@ def config_of(config: Config | Mapping[str, Any] | str | None) -> Config:
         return config
     if config is None or isinstance(config, str):
         return preset(config) if config else Config()
-    return from_dict(dict(config))
+    try:
+        return from_dict(dict(config))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"config: {error}; see fedcmi_jax.config.Config") from None
 
 
 def train(
@@ -97,7 +101,7 @@ def train(
       config: A configuration, nested dicts of its fields, or the name of a preset;
         None: the default.
       output: Folder of the run, new or empty: as that of the command line, listed and
-        resumable. None: nothing is written.
+        resumable. None: that of the configuration; without one nothing is written.
       observer: Receives the progress; see ``experiment.progress.Observer``.
       mesh: ``placement.client_mesh``: devices that share the cohort; None: one.
 
@@ -121,10 +125,14 @@ def train(
             f"seeds: {config.seeds} is not one run; call train for each seed, or use "
             "fedcmi train --seeds"
         )
-    experiment = build(config, mesh, observer.note)
+    if config.map_seeds or jax.process_count() > 1:
+        raise ValueError("train: takes one seed and one process; use fedcmi train")
+    output = config.output if output is None else output
     if output is None:
-        return _in_memory(experiment, observer)
+        return _in_memory(build(config, mesh, observer.note), observer)
     folder = pathlib.Path(output)
+    check_free(folder)
+    experiment = build(config, mesh, observer.note)
     make_folder(folder)
     with lock(folder):
         training.write_config(folder, config)
@@ -140,12 +148,15 @@ def _in_memory(experiment: Experiment, observer: training.Observer) -> History:
         raise ValueError("chunk_size: auto is recorded in a run's folder; give output")
     state = jax.jit(experiment.algorithm.init)(experiment.key, experiment.federation)
     observer.started(0, experiment.config.rounds)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for call in calls(experiment, state):
         state = call.state
         for line in records(experiment, call):
             if "acc" in line:
                 lines.append(line)
                 observer.evaluated(line)
+        patience = experiment.config.early_stop_rounds
+        if lines and should_stop(best_of(lines), lines[-1]["round"], patience):
+            break
     params = experiment.algorithm.deploy(state, experiment.federation)
     return History(experiment.config, lines, params, state.batch_stats, None)

@@ -17,6 +17,7 @@ import importlib.metadata
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -78,7 +79,8 @@ def load(names: Iterable[str] = ()) -> None:
       names: Modules; also of the current folder.
 
     Raises:
-      ValueError: One cannot be imported; names it and why.
+      ValueError: One cannot be imported; names it and why. An installed plugin that
+        cannot is only warned of.
 
     Example:
       >>> load(["no_such_package"])
@@ -86,6 +88,8 @@ def load(names: Iterable[str] = ()) -> None:
       ValueError: import: no_such_package cannot be imported (ModuleNotFoundError: \
 No module named 'no_such_package'); install it, or give a module of this folder
     """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"imports: {names!r} is no list of modules")
     _load_installed()
     for name in names:
         _import(name)
@@ -107,5 +111,9 @@ def _import(name: str) -> None:
 
 @functools.cache
 def _load_installed() -> None:
+    # A broken package that nobody asked for must not stop runs that do without it.
     for point in importlib.metadata.entry_points(group=GROUP):
-        _import(point.value.partition(":")[0])
+        try:
+            _import(point.value.partition(":")[0])
+        except ValueError as error:
+            warnings.warn(f"plugin {point.name}: {error}", stacklevel=2)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedcmi_jax.data.arrays import numeric, table_of
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation.metrics import build_evaluator
 from fedcmi_jax.evaluation.summary import summarise
@@ -42,8 +44,8 @@ class Run:
 
     @functools.cached_property
     def experiment(self) -> Experiment:
-        """Data, model and algorithm, built again from the configuration."""
-        return build(self.config)
+        """Data, model and algorithm, built again; training samples stay on the host."""
+        return build(self.config, resident=False)
 
     def records(self) -> list[dict[str, Any]]:
         """The metrics lines, a dict per evaluated round."""
@@ -82,6 +84,8 @@ class Run:
             like = jax.eval_shape(init, experiment.key, experiment.federation)
             number = None if round == "last" else int(round)
             restored = checkpoint.restore(self.folder / CHECKPOINTS, like, number)
+            for line in restored.skipped:
+                warnings.warn(line, stacklevel=2)
             state = restored.state
         params = experiment.algorithm.deploy(state, experiment.federation)
         return params, state.batch_stats
@@ -195,31 +199,31 @@ def _samples(
     dataset: Dataset, inputs: Mapping[str, Any], available: Any
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Checked samples: [n, M] float32 what they have, and their arrays."""
-    if set(inputs) != set(dataset.modalities):
+    if not isinstance(inputs, Mapping) or set(inputs) != set(dataset.modalities):
+        has = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise ValueError(
-            f"inputs: has {sorted(inputs)}, the run's modalities are "
-            f"{sorted(dataset.modalities)}"
+            f"inputs: has {has}, the run's modalities are {sorted(dataset.modalities)}"
         )
     arrays = {}
     for m in dataset.modalities:
-        like = dataset.train.inputs[m]
-        x = np.asarray(inputs[m])
-        if x.shape[1:] != like.shape[1:] or x.ndim != like.ndim:
+        where, like = f"inputs, modality {m!r}", dataset.train.inputs[m]
+        x = numeric(where, inputs[m])
+        if x.shape[1:] != like.shape[1:]:
             raise ValueError(
-                f"inputs, modality {m!r}: shape {x.shape}; the run's samples have "
+                f"{where}: shape {x.shape}; the run's samples have "
                 f"[n, {', '.join(map(str, like.shape[1:]))}]"
             )
-        if not np.issubdtype(x.dtype, np.number) or not np.isfinite(x).all():
-            raise ValueError(f"inputs, modality {m!r}: holds what is no finite number")
-        arrays[m] = x.astype(like.dtype)
+        if not np.isfinite(x).all():
+            raise ValueError(f"{where}: holds what is no finite number")
+        if x.dtype != like.dtype and like.dtype in (np.float32, np.int32):
+            raise ValueError(f"{where}: is of {x.dtype}, the run's of {like.dtype}")
+        arrays[m] = x.astype(like.dtype, copy=False)
     sizes = {m: len(x) for m, x in arrays.items()}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"inputs: numbers of samples differ: {sizes}")
-    n = next(iter(sizes.values()))
-    shape = (n, len(dataset.modalities))
-    table = np.ones(shape) if available is None else np.asarray(available)
-    if table.shape != shape or not n:
-        raise ValueError(
-            f"available: shape {table.shape} for samples x modalities {shape}"
-        )
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise ValueError(f"inputs: numbers of samples differ, or are 0: {sizes}")
+    shape = (next(iter(sizes.values())), len(dataset.modalities))
+    table = np.ones(shape, bool) if available is None else table_of(available, shape)
+    empty = np.flatnonzero(~table.any(axis=1))
+    if empty.size:
+        raise ValueError(f"available: sample {empty[0]} has no modality")
     return table.astype(np.float32), arrays

@@ -102,7 +102,11 @@ def train(
     log = MetricsLog(folder / METRICS) if hosts.is_main() else _NoLog(folder / METRICS)
     experiment = autotune.tuned(experiment, folder, observer.note)
     state = resume.start(experiment, folder, log, observer.note)
-    best = best_so_far(folder, state, log, observer.note)
+    like = state
+    if experiment.mesh is not None:  # a checkpoint holds the clients' own rows only
+        n = experiment.federation.num_clients
+        like = jax.eval_shape(lambda s: own_rows(s, n), state)
+    best = best_so_far(folder, like, log, observer.note)
     observer.started(int(state.round), config.rounds)
     with contextlib.ExitStack() as stack:
         if stop is None:

@@ -91,7 +91,7 @@ def scaffold(
         )
         trained = client.model.trained(client.data.available)
         changes = by_block(
-            lambda own, c, start, end: own * (scale * (start - end) / length - c),
+            lambda own, c, start, end: own * (scale / length * (start - end) - c),
             trained,
             client.shared,
             client.params,

@@ -1,6 +1,6 @@
 """Where the time of a round goes on CPU, by kind of operation.
 
-  taskset -c 0 python experiments/benchmarks/profile.py convnet fedcmi
+  taskset -c 0 python experiments/benchmarks/round_profile.py convnet fedcmi
 
 One client of the workload trains once, warm, under JAX's profiler. An operation counts
 with the lower quartile of its durations times how often it ran, so that a busy machine

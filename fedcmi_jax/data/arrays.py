@@ -129,7 +129,7 @@ def numeric(where: str, values: Any) -> np.ndarray:
     if x.ndim == 0:
         raise ValueError(f"{where}: is a single number; give an array [n, ...]")
     if np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused with its row
+        with np.errstate(over="ignore"):  # infinite, and refused with its row
             return x.astype(np.float32, copy=False)
     if x.dtype == np.uint8:
         raise ValueError(

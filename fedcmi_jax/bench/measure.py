@@ -77,7 +77,7 @@ def _rows(
     with contextlib.ExitStack() as stack:
         for label, entry in chosen.items():
             for variant, fed, on in _variants(name, label, federation, mesh):
-                build = _builder(workload, entry, clients, on)
+                build = builder(workload, entry, clients, on)
                 placed, key = replicate(fed, on), jax.random.key(0)
                 chunk = _chunk_size(plan, workload, build, placed, key, on)
                 timed = timing.compile_round(build(chunk), placed, key)
@@ -132,9 +132,18 @@ def _variants(
         yield f"{label}, padded to the maximum", padded_to_longest(federation), mesh
 
 
-def _builder(
+def builder(
     workload: Workload, entry: Entry, clients: int, mesh: Mesh | None
 ) -> Callable[[int], FederatedAlgorithm]:
+    """Chunk size -> an entry's algorithm, in which everybody takes part.
+
+    Args:
+      workload: What is trained, and how.
+      entry: The method, on its architecture.
+      clients: N.
+      mesh: Devices; None: one.
+    """
+
     def build(chunk_size: int) -> FederatedAlgorithm:
         return build_algorithm(
             entry.method,
@@ -171,7 +180,7 @@ def _start_peers(
 ) -> dict[str, peers.Peer]:
     """Form -> running peer."""
     started = {}
-    build = _builder(workload, entry, federation.num_clients, None)
+    build = builder(workload, entry, federation.num_clients, None)
     state = build(1).init(jax.random.key(0), federation)
     for form in peers.PEERS[plan.against]["forms"]:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))

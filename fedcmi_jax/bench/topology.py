@@ -20,8 +20,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedcmi_jax import exchange
-from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
+from fedcmi_jax.algorithm import FederatedAlgorithm
 from fedcmi_jax.bench import hlo
+from fedcmi_jax.bench.measure import builder
 from fedcmi_jax.bench.workloads import WORKLOADS, entries
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.placement import AXIS, rows_on
@@ -216,16 +217,10 @@ def rows(name: str, plan: Plan, mesh: Mesh) -> Iterator[dict[str, Any]]:
         if plan.spread:
             federation = spread(federation, mesh)
         for label, entry in entries(plan.methods).items():
+            build = builder(workload, entry, clients, mesh)
             for size in plan.chunk_sizes:
                 chunk_size = size or workload.chunk_size
-                algorithm = build_algorithm(
-                    entry.method,
-                    workload.model(entry.architecture),
-                    clients_per_round=clients,
-                    local=workload.local(),
-                    chunk_size=chunk_size,
-                    mesh=mesh,
-                )
+                algorithm = build(chunk_size)
                 row = {
                     "workload": name,
                     "clients": clients,

@@ -5,8 +5,6 @@ JAX, nor ``fedcmi train --help`` for Orbax.
 """
 
 import importlib
-import importlib.util
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,11 +33,13 @@ def lazy(
     """
 
     def get(name: str) -> Any:
+        from importlib import util
+
         own = f"{package}.{name}"
         if name in where:
             module = where[name]
             value = getattr(importlib.import_module(module), name)
-        elif not name.startswith("_") and importlib.util.find_spec(own) is not None:
+        elif not name.startswith("_") and util.find_spec(own) is not None:
             value = importlib.import_module(own)
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
@@ -47,8 +47,10 @@ def lazy(
         return value
 
     def names() -> list[str]:
+        from pkgutil import iter_modules
+
         module = sys.modules[package]
-        own = (m.name for m in pkgutil.iter_modules(module.__path__))
+        own = (m.name for m in iter_modules(module.__path__))
         return sorted({*vars(module), *where, *own})
 
     return get, names

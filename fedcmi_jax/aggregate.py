@@ -1,14 +1,20 @@
 """Ownership-weighted averaging of streamed client updates (methods 0.7)."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.blocks import keep_unowned, scale_blocks, where_owned
-from fedcmi_jax.types import Array, Mean, Params, PyTree, Sum, Sums
+from fedcmi_jax.blocks import (
+    keep_unowned,
+    scale_blocks,
+    statistics_weights,
+    where_owned,
+)
+from fedcmi_jax.reductions import by_columns
+from fedcmi_jax.types import Array, Params, PyTree, Sums
+from fedcmi_jax.uploads import inverse, mean_upload, weighted_upload
 
 
 class UpdateSums(NamedTuple):
@@ -35,17 +41,60 @@ class UpdateSums(NamedTuple):
     num_accepted: Array
 
 
+class Sent(NamedTuple):
+    """What one client sends; stacked, leaves [K, p] of every client as vectors.
+
+    Attributes:
+      delta: w_i - w_G.
+      stats: The same for BatchNorm statistics.
+      owned: Prefix tree of own_{i,b}.
+      weight: p_i, a scalar or a prefix tree.
+      num_examples: n_i.
+      steps: int32, its local steps.
+      upload: The method's upload.
+    """
+
+    delta: Params
+    stats: Params
+    owned: Params
+    weight: PyTree
+    num_examples: Array
+    steps: Array
+    upload: PyTree
+
+
+class Total(NamedTuple):
+    """What the clients of a round sent, as one.
+
+    Attributes:
+      delta: The mean delta, or what stands in its place; 0 in blocks without an owner.
+      weights: Total weight of every block, prefix tree; 0: the block keeps its value.
+      stats: As delta, of the statistics.
+      upload: The aggregated upload.
+      blocks_kept: int32, blocks that have owners, but too few.
+    """
+
+    delta: Params
+    weights: Params
+    stats: Params
+    upload: PyTree
+    blocks_kept: Array
+
+
 def all_finite(tree: PyTree) -> Array:
     """Whether every floating-point element of a tree is finite; bool scalar."""
     finite = jnp.asarray(True)
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
-            finite &= jnp.isfinite(leaf).all()
+            finite &= by_columns(jnp.all, jnp.isfinite(leaf))
     return finite
 
 
-def clip_by_norm(delta: Params, owned: Params, max_norm: float) -> Params:
+def clip_by_norm(delta: Params, owned: Params, max_norm: float | Array) -> Params:
     """Scales a client's delta down to an l2 norm over its own blocks of at most this.
+
+    It bounds the parameters' update only: BatchNorm statistics and what a method
+    uploads pass as they are. The guard and the aggregator ``norm_bound`` cover those.
 
     Args:
       delta: The client's update.
@@ -83,7 +132,7 @@ def client_sums(
       accepted: bool, whether it takes part.
     """
     weights = scale_blocks(weight, owned)
-    stats_weights = {kind: weights[kind] for kind in stats_delta}
+    stats_weights = statistics_weights(weights, stats_delta)
     sums = UpdateSums(
         deltas=scale_blocks(weights, delta),
         weights=weights,
@@ -97,57 +146,17 @@ def client_sums(
     return jax.tree.map(lambda x: jnp.where(accepted, x, jnp.zeros_like(x)), sums)
 
 
-def weighted_upload(upload: PyTree) -> PyTree:
-    """An upload as it adds: ``Mean(weight value, weight)``, ``Sum(value)``."""
-    return _map_uploads(
-        upload,
-        lambda leaf: Mean(
-            jax.tree.map(lambda x: _expand(leaf.weight, x) * x, leaf.value), leaf.weight
-        ),
+def mean_total(sums: UpdateSums) -> Total:
+    """The weighted means of a round whose clients' sums were streamed."""
+    # Kept apart from the step, so that no rounding depends on what XLA fuses it with.
+    apart = jax.lax.optimization_barrier
+    return Total(
+        delta=apart(mean_delta(sums.deltas, sums.weights)),
+        weights=sums.weights,
+        stats=apart(mean_delta(sums.stats, sums.stats_weights)),
+        upload=apart(mean_upload(sums.upload)),
+        blocks_kept=jnp.zeros((), jnp.int32),
     )
-
-
-def mean_upload(total: PyTree) -> PyTree:
-    """An upload aggregated: ``Mean`` leaves divided by their weight, 0 where it is 0.
-
-    Args:
-      total: The sum of ``weighted_upload`` over the accepted clients.
-    """
-
-    def divided(leaf: Mean) -> Mean:
-        def ratio(x: Array) -> Array:
-            return x * _inverse(_expand(leaf.weight, x))
-
-        return Mean(jax.tree.map(ratio, leaf.value), leaf.weight)
-
-    return _map_uploads(total, divided)
-
-
-def _map_uploads(upload: PyTree, mean: Callable[[Mean], Mean]) -> PyTree:
-    """Maps the ``Mean`` leaves of an upload; ``Sum`` leaves stay.
-
-    Raises:
-      ValueError: An array is in neither.
-    """
-
-    def one(leaf: PyTree) -> PyTree:
-        if isinstance(leaf, Mean):
-            return mean(leaf)
-        if isinstance(leaf, Sum):
-            return leaf
-        raise ValueError(
-            f"upload: has a bare {type(leaf).__name__}; wrap it in methods.Mean(value, "
-            "weight) or methods.Sum(value)"
-        )
-
-    is_leaf = lambda x: isinstance(x, (Mean, Sum))  # noqa: E731
-    return jax.tree.map(one, upload, is_leaf=is_leaf)
-
-
-def _expand(weight: Array, x: Array) -> Array:
-    """The weight with axes of length 1 behind its own, to multiply x."""
-    weight = jnp.asarray(weight)
-    return weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
 
 
 def is_weight(weight: PyTree) -> Array:
@@ -158,16 +167,7 @@ def is_weight(weight: PyTree) -> Array:
 
 def mean_delta(sums: Params, weights: Params) -> Params:
     """sum / weight per block; zero where nobody owns the block."""
-    return scale_blocks(jax.tree.map(_inverse, weights), sums)
-
-
-def _inverse(weight: Array) -> Array:
-    """1 / weight, and 0 where it is 0.
-
-    A product with it, for XLA turns some divisions by a scalar into that product and
-    others not, which depends on the number of devices and shows in the last bit.
-    """
-    return jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
+    return scale_blocks(jax.tree.map(inverse, weights), sums)
 
 
 def optimizer_step(

@@ -9,22 +9,41 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fedcmi_jax import backend
+from fedcmi_jax import attacks, backend, guard
+from fedcmi_jax import systems as effects
+from fedcmi_jax.aggregators import MEAN, Aggregator
+from fedcmi_jax.attacks import Attack
+from fedcmi_jax.blocks import keep_frozen, overlaid
 from fedcmi_jax.cohort import check_federation, named_key
+from fedcmi_jax.compression import Compression
+from fedcmi_jax.compression import start as residual_start
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.local import LocalTraining
 from fedcmi_jax.methods.base import Method, personal_blocks
+from fedcmi_jax.models.whole import complete
+from fedcmi_jax.optimizers import without_frozen
 from fedcmi_jax.placement import own_rows, place_state
+from fedcmi_jax.privacy import Privacy
+from fedcmi_jax.privacy import start as private_start
 from fedcmi_jax.round import round
-from fedcmi_jax.server import LANES, Reduction, Setup
-from fedcmi_jax.types import Array, FederationState, Model, Params, PyTree, RoundInfo
+from fedcmi_jax.setup import LANES, Reduction, Setup
+from fedcmi_jax.systems import Systems
+from fedcmi_jax.types import (
+    Array,
+    FederationState,
+    Model,
+    Params,
+    PyTree,
+    RoundInfo,
+    Start,
+)
 
 
 class FederatedAlgorithm(NamedTuple):
     """A federation's two pure functions, and their loop.
 
     Attributes:
-      init: ``(key, federation) -> FederationState``.
+      init: ``(key, federation, start=None) -> FederationState``; see ``init``.
       round: ``(state, federation) -> (state, RoundInfo)``. Neither jitted nor donated:
         wrap it in ``jax.jit``, ``lax.scan`` or ``vmap`` as you like.
       run: ``(state, federation, num_rounds) -> (state, RoundInfo)``, jitted, the state
@@ -33,13 +52,15 @@ class FederatedAlgorithm(NamedTuple):
         arrays are stacked [rounds_per_call, ...]; rows past ``num_rounds`` are zero.
       deploy: ``(state, federation) -> params``, the model to evaluate.
       rounds_per_call: Capacity of ``run``.
+      setup: What it was bound to.
     """
 
-    init: Callable[[Array, Federation], FederationState]
+    init: Callable[..., FederationState]
     round: Callable[[FederationState, Federation], tuple[FederationState, RoundInfo]]
     run: Callable[..., tuple[FederationState, RoundInfo]]
     deploy: Callable[[FederationState, Federation], Params]
     rounds_per_call: int
+    setup: Setup
 
 
 def build_algorithm(
@@ -55,6 +76,12 @@ def build_algorithm(
     mesh: Mesh | None = None,
     reduction: Reduction = "auto",
     lanes: int = LANES,
+    aggregator: Aggregator = MEAN,
+    attack: Attack | None = None,
+    guard_factor: float = guard.FACTOR,
+    privacy: Privacy | None = None,
+    compression: Compression | None = None,
+    systems: Systems | None = None,
 ) -> FederatedAlgorithm:
     """Binds a method, a model and a way of training to pure ``init`` and ``round``.
 
@@ -64,7 +91,7 @@ def build_algorithm(
       The algorithm.
 
     Raises:
-      ValueError: See ``Setup``.
+      ValueError: See ``Setup`` and ``models.whole.complete``.
 
     Example:
       >>> import jax, numpy as np, fedcmi_jax as fc
@@ -81,9 +108,11 @@ def build_algorithm(
       1
     """
     backend.warn_if_unguarded()
+    if server_optimizer is not None:
+        server_optimizer = without_frozen(server_optimizer, model.frozen.params)
     setup = Setup(
         method,
-        model,
+        complete(model),
         clients_per_round,
         local,
         server_optimizer,
@@ -93,6 +122,12 @@ def build_algorithm(
         mesh,
         reduction,
         lanes,
+        aggregator,
+        attack,
+        guard_factor,
+        privacy,
+        compression,
+        systems,
     )
     return FederatedAlgorithm(
         init=functools.partial(init, setup),
@@ -100,16 +135,21 @@ def build_algorithm(
         run=jax.jit(functools.partial(run, setup), donate_argnums=0),
         deploy=functools.partial(deploy, setup),
         rounds_per_call=setup.rounds_per_call,
+        setup=setup,
     )
 
 
-def init(setup: Setup, key: Array, federation: Federation) -> FederationState:
+def init(
+    setup: Setup, key: Array, federation: Federation, start: Start | None = None
+) -> FederationState:
     """The state before the first round.
 
     Args:
       setup: The algorithm's.
       key: The seed's key.
       federation: The federation; it must fit the model and the cohort size.
+      start: What parameters and statistics start from instead of what is drawn, such as
+        ``init_from`` reads; None: all are drawn.
 
     Returns:
       The state; on a mesh its arrays are laid out there, and memory may have rows more
@@ -118,13 +158,20 @@ def init(setup: Setup, key: Array, federation: Federation) -> FederationState:
     devices = setup.mesh.size if setup.mesh else 1
     check_federation(federation, setup.model, setup.clients_per_round, devices)
     params, batch_stats = setup.model.init(named_key(key, "init"))
+    if start is not None:
+        params = overlaid(params, start.params)
+        batch_stats = overlaid(batch_stats, start.batch_stats)
     n = federation.num_clients
+    if setup.attack is not None:
+        attacks.check(setup.attack, n)
+    if setup.systems is not None:
+        effects.check(setup.systems, n)
     shared, memory = setup.method.init(setup.model, params, n)
 
     def of_all_clients(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.tile(x[None], (n,) + (1,) * x.ndim), tree)
 
-    optimizer = setup.server_optimizer
+    optimizer, bound = setup.server_optimizer, setup.aggregator.bound
     # Copies: a donated state must not have one array in two places.
     state = FederationState(
         params=params,
@@ -137,6 +184,11 @@ def init(setup: Setup, key: Array, federation: Federation) -> FederationState:
         server_optimizer=optimizer.init(params) if optimizer else (),
         round=jnp.zeros((), jnp.int32),
         key=key,
+        guard=guard.start(setup.guard_factor if setup.privacy is None else jnp.inf),
+        aggregator=() if bound is None else jnp.full(3, bound.initial),
+        privacy=private_start(setup.privacy),
+        clock=effects.start(setup.systems),
+        residual=of_all_clients(residual_start(setup.compression, setup.model, params)),
     )
     return place_state(state, setup.mesh, n)
 
@@ -169,7 +221,9 @@ def run(
             state,
         )
 
-    return jax.lax.scan(body, state, jnp.arange(setup.rounds_per_call))
+    state, infos = jax.lax.scan(body, state, jnp.arange(setup.rounds_per_call))
+    # A loop's result may be laid out otherwise than what its body ends with.
+    return place_state(state, setup.mesh, federation.num_clients), infos
 
 
 def deploy(setup: Setup, state: FederationState, federation: Federation) -> Params:
@@ -185,7 +239,8 @@ def deploy(setup: Setup, state: FederationState, federation: Federation) -> Para
         weights = weights / jnp.maximum(weights.sum(), 1.0)
         return jax.tree.map(lambda x: jnp.tensordot(weights, x, axes=1), block)
 
-    return state.params | {
+    deployed = state.params | {
         kind: jax.tree.map(mean, owners[kind], blocks)
         for kind, blocks in state.personal.items()
     }
+    return keep_frozen(setup.model.frozen.params, deployed, state.params)

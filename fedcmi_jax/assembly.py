@@ -111,7 +111,7 @@ def build_federation(
         check_present(present, order, owner, available)
         present = np.asarray(present).astype(bool).astype(np.uint8)
     put = _whole(order) if mesh is None else _spread(order, mesh)
-    inputs = {m: put(dataset.train.inputs[m]) for m in modalities}
+    inputs = {m: jax.tree.map(put, dataset.train.inputs[m]) for m in modalities}
     labels = put(dataset.train.labels.astype(np.int32))
     tables = {
         "offsets": jnp.asarray(offsets, jnp.int32),

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from fedcmi_jax import reports as reports_of
 from fedcmi_jax import ring
 from fedcmi_jax.placement import AXIS
 from fedcmi_jax.types import Array, PyTree
@@ -29,12 +30,13 @@ class ClientUpdate(NamedTuple):
     Attributes:
       sums: Its contribution to the round's sums, a tree that adds.
       memory: What the method remembers of it.
-      accepted: bool, whether it is in the sums.
+      report: What the round keeps of every client by itself, a tree of small arrays;
+        large ones come as vectors, which devices share.
     """
 
     sums: PyTree
     memory: PyTree
-    accepted: Array
+    report: PyTree
 
 
 def longest_first(ids: Array, steps: Array) -> Array:
@@ -107,7 +109,7 @@ def map_clients(
     mesh: Mesh | None = None,
     spread: PyTree = (),
     fetch: Callable[[PyTree, PyTree, Array], PyTree] | None = None,
-) -> tuple[PyTree, PyTree, Array]:
+) -> tuple[PyTree, PyTree, PyTree]:
     """Runs ``update`` for every client of a cohort and sums what they send.
 
     Args:
@@ -132,7 +134,8 @@ def map_clients(
         look at of ``spread``; all devices call it together. None: nothing is spread.
 
     Returns:
-      The sums, the new memory, and accepted [K].
+      The sums, the new memory, and the reports in the cohort's order, leaves [K, ...];
+      on a mesh each device holds a part of every client's vectors.
     """
     count, devices = ids.shape[0], mesh.size if mesh else 1
     chunk_size = min(chunk_size, count)
@@ -154,10 +157,14 @@ def map_clients(
         add = _psum if lanes == 0 else functools.partial(_gather, count_lanes)
         walk = functools.partial(walk_lanes, run, add)
         result = _walk_on_mesh(walk, mesh, (seen, spread), cohort, memory)
-    total, memory, accepted = result
-    in_order = jnp.zeros(count, bool)
-    accepted = in_order.at[places.reshape(-1)].set(accepted.reshape(-1), mode="drop")
-    return total, memory, accepted
+    total, memory, reports = result
+    rows = np.argsort(places.reshape(-1), kind="stable")[:count]
+    dealt = places.ndim - (mesh is None)
+
+    def in_order(x: Array) -> Array:
+        return reports_of.in_order(x.reshape(-1, *x.shape[dealt:]), rows, mesh)
+
+    return total, memory, jax.tree.map(in_order, reports)
 
 
 class Members(NamedTuple):
@@ -181,7 +188,7 @@ def walk_lanes(
     members: Members,
     rows: Array,
     memory: PyTree,
-) -> tuple[PyTree, PyTree, Array]:
+) -> tuple[PyTree, PyTree, PyTree]:
     """The lanes of one device, and the chunks of each, one after the other.
 
     Args:
@@ -193,7 +200,7 @@ def walk_lanes(
       memory: Leaves [rows, ...].
 
     Returns:
-      The sums of all clients, the new memory, and accepted.
+      The sums of all clients, the new memory, and reports [L, chunks, chunk_size, ...].
     """
     first = jax.tree.map(lambda x: x[0, 0], (members, rows))
     shapes = jax.eval_shape(run, seen, *first, memory).sums
@@ -207,15 +214,15 @@ def walk_lanes(
             lambda x, new: x.at[of[1]].set(new, mode="drop"), memory, result.memory
         )
         total = jax.tree.map(jnp.add, total, result.sums)
-        return (total, memory), result.accepted
+        return (total, memory), result.report
 
     def lane(memory: PyTree, of: tuple[Members, Array]):
-        (total, memory), accepted = jax.lax.scan(chunk, (zeros, memory), of)
-        return memory, (total, accepted)
+        (total, memory), reports = jax.lax.scan(chunk, (zeros, memory), of)
+        return memory, (total, reports)
 
-    memory, (totals, accepted) = jax.lax.scan(lane, memory, (members, rows))
+    memory, (totals, reports) = jax.lax.scan(lane, memory, (members, rows))
     sums = add(jax.lax.optimization_barrier(totals))
-    return jax.lax.optimization_barrier(sums), memory, accepted
+    return jax.lax.optimization_barrier(sums), memory, reports
 
 
 def add_lanes(totals: PyTree) -> PyTree:
@@ -248,7 +255,7 @@ def run_chunk(
     """A chunk's clients under ``vmap``, a single one as it is.
 
     Returns:
-      Their sum, memory [chunk, ...], accepted [chunk].
+      Their sum, memory and reports [chunk, ...].
     """
     seen, part = everything
     if fetch is not None:
@@ -267,12 +274,12 @@ def run_chunk(
 
 
 def _walk_on_mesh(
-    walk: Callable[..., tuple[PyTree, PyTree, Array]],
+    walk: Callable[..., tuple[PyTree, PyTree, PyTree]],
     mesh: Mesh,
     seen: tuple[PyTree, PyTree],
     cohort: Members,
     memory: PyTree,
-) -> tuple[PyTree, PyTree, Array]:
+) -> tuple[PyTree, PyTree, PyTree]:
     """Every device walks its lanes; one collective operation adds their sums."""
 
     def shard(seen: tuple[PyTree, PyTree], members: Members, memory: PyTree):
@@ -280,17 +287,33 @@ def _walk_on_mesh(
         ids = members.ids.reshape(-1)
         rows = jnp.arange(ids.size).reshape(members.ids.shape)
         own = ring.fetch(memory, ids, mesh.size)
-        sums, own, accepted = walk(seen, members, rows, own)
-        return sums, ring.store(memory, ids, own, mesh.size), accepted[None]
+        sums, own, reports = walk(seen, members, rows, own)
+        small, large = reports_of.gather(reports, ids.size)
+        ids = _after((sums, small), ids)
+        return sums, ring.store(memory, ids, own, mesh.size), small, large
 
     mapped = jax.shard_map(
         shard,
         mesh=mesh,
         in_specs=((P(), P(AXIS)), P(AXIS), P(AXIS)),
-        out_specs=(P(), P(AXIS), P(AXIS)),
+        out_specs=(P(), P(AXIS), P(), P(AXIS)),
         check_vma=False,
     )
-    return mapped(seen, cohort, memory)
+    sums, memory, small, large = mapped(seen, cohort, memory)
+    return sums, memory, reports_of.joined(small, large)
+
+
+def _after(done: PyTree, ids: Array) -> Array:
+    """The ids as they are, but not before all of ``done``.
+
+    XLA:CPU does not order collective operations within a loop, the ring's, and outside
+    of it: of two devices each may wait in another one, for ever. A barrier would not
+    last until the program is scheduled, so a number that is 0 is added.
+    """
+    leaves = [x for x in jax.tree.leaves(done) if x.size]
+    first = [x.reshape(-1)[0].astype(jnp.float32) for x in leaves]
+    never = [(x > 0) & (x < 0) for x in first]
+    return ids + sum(never, start=jnp.zeros((), bool)).astype(ids.dtype)
 
 
 def _psum(totals: PyTree) -> PyTree:

@@ -6,7 +6,20 @@ import jax.numpy as jnp
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model
 
-KEYS = ("init", "partition", "sampling", "local", "probe")
+KEYS = (
+    "init",
+    "partition",
+    "sampling",
+    "local",
+    "probe",
+    "attack",
+    "buckets",
+    "privacy",
+    "compression",
+    "systems",
+    "speeds",
+    "presence",
+)
 """What a seed has keys for; their order is part of the result for a seed."""
 
 
@@ -31,6 +44,46 @@ def uniform_cohort(
     ids = jax.random.permutation(key, federation.num_clients)[:cohort_size]
     ids = ids.astype(jnp.int32)
     return ids, federation.available[ids]
+
+
+def poisson_cohort(
+    key: Array, federation: Federation, probability: float, places: int
+) -> tuple[Array, Array]:
+    """Each client by itself with one probability; of too many, some drawn uniformly.
+
+    Args:
+      key: PRNG key; the draw depends on nothing else but N, q and the places.
+      federation: The federation.
+      probability: q.
+      places: K, at most so many.
+
+    Returns:
+      ids [K] int32, N where a place is left, and use [K, M] float32.
+    """
+    chance_key, order_key = jax.random.split(key)
+    taken = jax.random.uniform(chance_key, (federation.num_clients,)) < probability
+    return cohort_among(order_key, federation, taken, places)
+
+
+def cohort_among(
+    key: Array, federation: Federation, chosen: Array, places: int
+) -> tuple[Array, Array]:
+    """Some of the clients, drawn uniformly without replacement.
+
+    Args:
+      key: PRNG key.
+      federation: The federation.
+      chosen: [N] bool, who may be drawn.
+      places: K; all of them if they are fewer.
+
+    Returns:
+      ids [K] int32, N where a place is left, and use [K, M] float32.
+    """
+    n = federation.num_clients
+    order = jax.random.permutation(key, n)
+    order = order[jnp.argsort(~chosen[order], stable=True)][:places]
+    ids = jnp.where(chosen[order], order, n).astype(jnp.int32)
+    return ids, federation.available.at[ids].get(mode="fill", fill_value=0.0)
 
 
 def check_federation(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.placement import AXIS
-from fedcmi_jax.types import Array
+from fedcmi_jax.types import Array, PyTree
 
 BLOCKS = 4
 """A device sends and receives 1 / BLOCKS of a chunk's samples at a time: with a chunk
@@ -24,7 +24,7 @@ itself that is one and a half chunks."""
 class Samples(NamedTuple):
     """What a device holds of a federation; see ``Federation``."""
 
-    inputs: dict[str, Array]
+    inputs: dict[str, PyTree]
     labels: Array
     present: Array | None
 

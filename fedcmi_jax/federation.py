@@ -15,7 +15,7 @@ class Federation:
     """Samples on the device once, sorted by client (CSR layout).
 
     Attributes:
-      inputs: Modality -> [n, ...] float32.
+      inputs: Modality -> [n, ...] float32 or int32, or a tree of such arrays.
       labels: [n] int32.
       offsets: [N] int32, place of a client's first sample.
       sizes: [N] int32, its training samples n_i.
@@ -33,7 +33,7 @@ class Federation:
         through a JAX transformation comes out sorted).
     """
 
-    inputs: dict[str, Array]
+    inputs: dict[str, PyTree]
     labels: Array
     offsets: Array
     sizes: Array
@@ -94,7 +94,10 @@ class ClientData:
         if self.federation.present is not None:
             available = available * self.federation.present[rows]
         return Batch(
-            inputs={m: x[rows] for m, x in self.federation.inputs.items()},
+            inputs={
+                m: jax.tree.map(lambda x: x[rows], tensors)
+                for m, tensors in self.federation.inputs.items()
+            },
             labels=self.federation.labels[rows],
             valid=valid,
             available=available,

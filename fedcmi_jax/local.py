@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.blocks import keep_unowned, scale_blocks
+from fedcmi_jax.blocks import keep_frozen, keep_unowned, scale_blocks
 from fedcmi_jax.federation import ClientData
-from fedcmi_jax.methods._samples import cross_entropies
+from fedcmi_jax.methods._samples import task_losses
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, LocalUpdate, Step
 from fedcmi_jax.models.augment import Augment
-from fedcmi_jax.optimizers import Optimizer, torch_sgd
-from fedcmi_jax.types import Array, Batch, Outputs, Params, PyTree, Sums
+from fedcmi_jax.optimizers import Optimizer, clipped, torch_sgd, without_frozen
+from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,11 @@ class LocalTraining:
         None: ``torch_sgd`` with the method's momentum.
       shuffle: New order in every epoch; False: stored order, for reference runs.
       augment: ``(key, batch) -> batch`` in every step, ``models.augment``; None: none.
+      clip_grad_norm: Largest l2 norm of a step's gradient, over all parameters that are
+        not frozen, as the method passes it on and before weight decay; None: any.
 
     Raises:
-      ValueError: epochs or batch_size is below 1.
+      ValueError: epochs or batch_size is below 1, or clip_grad_norm is not positive.
     """
 
     epochs: int = 1
@@ -41,13 +43,19 @@ class LocalTraining:
     optimizer: Optimizer | None = None
     shuffle: bool = True
     augment: Augment | None = None
+    clip_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the sizes."""
+        """Checks the numbers."""
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}: {value} is below 1; give at least 1")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(
+                f"clip_grad_norm: {self.clip_grad_norm} is not positive; try 10, or "
+                "None for no clipping"
+            )
 
     def rate(self, round: Array) -> Array:
         """The learning rate of a round, float32."""
@@ -106,10 +114,24 @@ def shuffled_positions(key: Array, data: ClientData) -> Array:
     return jnp.argsort(jnp.where(positions < data.num_examples, draws, padding))
 
 
-def task_loss(outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-    """Sum over real samples of -log softmax(z)[y] in nats, and their number."""
-    losses = cross_entropies(outputs.logits, batch.labels)
+def task_loss(model: Model, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+    """Sum over real samples of their loss (-log softmax(z)[y], in nats), their number.
+
+    The loss is ``Model.loss``, if it has one.
+    """
+    losses = task_losses(model, outputs.logits, batch.labels)
     return (losses * batch.valid).sum(), batch.valid.sum()
+
+
+MODEL_STREAM = 2**31 - 1
+"""Folded into a step's key for the model: no split of that key goes so far."""
+
+
+def with_key(model: Model, batch: Batch, key: Array) -> Batch:
+    """The batch of a step, with a key folded out of the step's if the model draws."""
+    if not model.needs_key:
+        return batch
+    return batch._replace(key=jax.random.fold_in(key, MODEL_STREAM))
 
 
 def select(keep: Array, new: PyTree, old: PyTree) -> PyTree:
@@ -127,7 +149,11 @@ def num_steps(local: LocalTraining, num_examples: Array) -> Array:
 
 
 def train_client(
-    method: Method, local: LocalTraining, client: Client, key: Array
+    method: Method,
+    local: LocalTraining,
+    client: Client,
+    key: Array,
+    limit: Array | None = None,
 ) -> LocalResult:
     """Runs a client's epochs; steps past its own last batch change nothing.
 
@@ -137,6 +163,7 @@ def train_client(
       client: What the hooks see of the client. An epoch runs ``data.max_batches``
         batches, for every client that is mapped together.
       key: The client's PRNG key of this round.
+      limit: int32, steps that it takes at most; None: all.
 
     Returns:
       The trained client.
@@ -144,7 +171,10 @@ def train_client(
     begin_key, order_key, step_key = jax.random.split(key, 3)
     context, metrics = method.begin(client, begin_key)
     make = local.optimizer or torch_sgd(momentum=method.momentum)
-    training = Training(method, local, client, make(client.learning_rate))
+    make = clipped(make, local.clip_grad_norm)
+    frozen = client.model.frozen.params
+    optimizer = without_frozen(make(client.learning_rate), frozen)
+    training = Training(method, local, client, optimizer, limit)
     start = Carry(
         params=client.params,
         batch_stats=client.batch_stats,
@@ -180,12 +210,14 @@ class Training:
       local: Epochs, batch size.
       client: What the hooks see.
       optimizer: The client's.
+      limit: Steps that it takes at most; None: all.
     """
 
     method: Method
     local: LocalTraining
     client: Client
     optimizer: optax.GradientTransformation
+    limit: Array | None = None
 
     def objective(
         self, params: Params, batch_stats: Params, batch: Batch, context: PyTree
@@ -193,13 +225,14 @@ class Training:
         """The loss of a batch, in nats; its forward pass, statistics and metrics."""
         method, client = self.method, self.client
         outputs, new_stats = method.forward(client, params, batch_stats, batch, context)
-        task, count = task_loss(outputs, batch)
+        task, count = task_loss(client.model, outputs, batch)
         extra, sums = method.loss(client, outputs, batch, context)
         sums = {"loss_task": (task, count)} | sums
         return task / jnp.maximum(count, 1.0) + extra, (outputs, new_stats, sums)
 
     def step(self, batch: Batch, is_real: Array, key: Array, carry: Carry) -> Carry:
         """One optimizer step; nothing changes where ``is_real`` is false."""
+        batch = with_key(self.client.model, batch, key)
         grads, (outputs, new_stats, sums) = jax.grad(self.objective, has_aux=True)(
             carry.params, carry.batch_stats, batch, carry.context
         )
@@ -209,6 +242,7 @@ class Training:
         )
         updates, optimizer = self.optimizer.update(grads, carry.optimizer, carry.params)
         params = optax.apply_updates(carry.params, updates)
+        params = keep_frozen(self.client.model.frozen.params, params, carry.params)
         optimizer = select(is_real, optimizer, carry.optimizer)
         trains = self.client.model.trained(self.client.data.available)
         if self.method.trained is not None:
@@ -242,12 +276,16 @@ class Training:
             start = b * local.batch_size
             positions = jax.lax.dynamic_slice_in_dim(order, start, local.batch_size)
             places = start + jnp.arange(local.batch_size)
-            batch = data.batch(positions, places < data.num_examples)
+            is_real, valid = b < batches, places < data.num_examples
+            if self.limit is not None:  # a step that is not taken has no samples
+                is_real &= carry.done < self.limit
+                valid &= is_real
+            batch = data.batch(positions, valid)
             key = jax.random.fold_in(jax.random.fold_in(step_key, e), b)
             if local.augment is not None:
                 key, augment_key = jax.random.split(key)
                 batch = local.augment(augment_key, batch)
-            return self.step(batch, b < batches, key, carry)
+            return self.step(batch, is_real, key, carry)
 
         carry = jax.lax.fori_loop(0, data.max_batches, body, carry)
         if self.method.epoch_end is not None:
@@ -263,6 +301,7 @@ class Training:
 
         def metrics() -> Sums:
             batch = client.data.batch(positions, positions < client.data.num_examples)
+            batch = with_key(client.model, batch, jax.random.key(0))
             values = self.objective(client.params, client.batch_stats, batch, context)
             return values[1][2]
 

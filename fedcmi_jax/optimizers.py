@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from fedcmi_jax.types import Array
+from fedcmi_jax.types import Array, PyTree
 
 Optimizer = Callable[[Array], optax.GradientTransformation]
 """Learning rate -> optax optimizer."""
@@ -30,6 +31,51 @@ def torch_sgd(*, momentum: float = 0.9, weight_decay: float = 1e-4) -> Optimizer
         )
 
     return optimizer
+
+
+def clipped(optimizer: Optimizer, clip_grad_norm: float | None) -> Optimizer:
+    """The optimizer of clipped gradients: g <- g min(1, c / ||g||_2), before all else.
+
+    Args:
+      optimizer: Learning rate -> optimizer.
+      clip_grad_norm: c, > 0, on the norm over all arrays together; None: the optimizer
+        comes back as it is.
+
+    Returns:
+      Learning rate -> optimizer. PyTorch's ``clip_grad_norm_`` adds 1e-6 to the norm
+      it divides by; here a norm of at most c changes no bit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from fedcmi_jax.optimizers import clipped, torch_sgd
+      >>> plain = torch_sgd(momentum=0.0, weight_decay=0.0)
+      >>> sgd, w = clipped(plain, 1.0)(jnp.array(1.0)), jnp.zeros(2)
+      >>> step, _ = sgd.update(jnp.array([3.0, 4.0]), sgd.init(w), w)
+      >>> [round(float(x), 6) for x in step]
+      [-0.6, -0.8]
+    """
+    if clip_grad_norm is None:
+        return optimizer
+
+    def both(learning_rate: Array) -> optax.GradientTransformation:
+        clip = optax.clip_by_global_norm(clip_grad_norm)
+        return optax.chain(clip, optimizer(learning_rate))
+
+    return both
+
+
+def without_frozen(
+    optimizer: optax.GradientTransformation, frozen: PyTree
+) -> optax.GradientTransformation:
+    """The optimizer without a state of frozen leaves; what it makes of them is void.
+
+    Args:
+      optimizer: Any.
+      frozen: ``Model.frozen.params``; where nothing is, the optimizer comes back.
+    """
+    if not any(jax.tree.leaves(frozen)):
+        return optimizer
+    return optax.masked(optimizer, jax.tree.map(lambda fixed: not fixed, frozen))
 
 
 def linear_decay(

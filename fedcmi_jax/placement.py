@@ -12,6 +12,10 @@ AXIS = "clients"
 """Name of the mesh axis that clients are dealt over."""
 
 
+ROWS = ("memory", "personal", "residual")
+"""Fields of a state that have a row per client."""
+
+
 def client_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over devices (of all processes) along which clients are dealt.
 
@@ -83,9 +87,9 @@ def place_state(
     Returns:
       The placed state.
     """
-    own = {"memory": state.memory, "personal": state.personal}
-    own = place_rows(own, mesh, num_clients)
-    return constrain(state._replace(memory=(), personal={}), mesh)._replace(**own)
+    own = place_rows({name: getattr(state, name) for name in ROWS}, mesh, num_clients)
+    rest = state._replace(memory=(), personal={}, residual=())
+    return constrain(rest, mesh)._replace(**own)
 
 
 def own_rows(state: FederationState, num_clients: int) -> FederationState:
@@ -99,8 +103,7 @@ def own_rows(state: FederationState, num_clients: int) -> FederationState:
       The state without the rows that ``place_rows`` appended.
     """
     return state._replace(
-        memory=trim(state.memory, num_clients),
-        personal=trim(state.personal, num_clients),
+        **{name: trim(getattr(state, name), num_clients) for name in ROWS}
     )
 
 

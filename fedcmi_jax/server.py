@@ -3,108 +3,20 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
 
 from fedcmi_jax import exchange
-from fedcmi_jax.choices import check_choice
 from fedcmi_jax.clients import ClientUpdate, longest_first, map_clients
 from fedcmi_jax.federation import ClientData, Federation
-from fedcmi_jax.local import LocalTraining, num_steps, train_client
+from fedcmi_jax.local import num_steps, train_client
 from fedcmi_jax.methods.base import Method, own_model
 from fedcmi_jax.methods.seen import Client, Kept, LocalUpdate, Server
 from fedcmi_jax.placement import place_rows, rows_on, trim
-from fedcmi_jax.types import Array, FederationState, Model, PyTree
-
-Reduction = Literal["auto", "fixed", "fast"]
-"""How the sums of a cohort are added; see ``Setup``."""
-
-LANES = 8
-"""Partial sums by default: two to eight cores share them evenly."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """Everything about an algorithm that no round changes.
-
-    Attributes:
-      method: Hooks; ``fedcmi_jax.methods``.
-      model: Pure functions; ``fedcmi_jax.models``.
-      clients_per_round: K, drawn uniformly without replacement unless the method
-        selects its own cohort.
-      local: Epochs, batch size, optimizer.
-      server_optimizer: Takes the negative mean delta as its gradient (FedOpt, arXiv
-        2003.00295); None: the mean delta is added.
-      chunk_size: Clients mapped together; changes speed and memory, not results
-        (beyond the order of summation).
-      rounds_per_call: Rounds that one call of ``run`` can do.
-      clip_norm: Largest l2 norm of a client's delta; None: no clipping.
-      mesh: ``placement.client_mesh``: devices that share every cohort. The federation
-        must lie on it (``placement.replicate``, or spread by ``build_federation``), and
-        ``init`` puts the state there; None: one device.
-      reduction: How the cohort's sums are added. fixed: over ``lanes`` in a fixed tree,
-        so that the number of devices, up to that many, does not change a bit; fast: one
-        sum per device and one all-reduce; auto: fixed on CPU, fast elsewhere.
-      lanes: Partial sums of a fixed reduction; memory for as many models.
-
-    Raises:
-      ValueError: A size is below 1, the norm is not positive, or the method is not
-        defined for this model or cohort, or does not take a server optimizer.
-    """
-
-    method: Method
-    model: Model
-    clients_per_round: int
-    local: LocalTraining = LocalTraining()  # noqa: RUF009 (frozen)
-    server_optimizer: optax.GradientTransformation | None = None
-    chunk_size: int = 1
-    rounds_per_call: int = 1
-    clip_norm: float | None = None
-    mesh: Mesh | None = None
-    reduction: Reduction = "auto"
-    lanes: int = LANES
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot work."""
-        for name in ("clients_per_round", "chunk_size", "rounds_per_call", "lanes"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name}: {value} is below 1; give at least 1")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(
-                f"clip_norm: {self.clip_norm} is not positive; None is no clipping"
-            )
-        check_choice("reduction", self.reduction, Reduction)
-        if self.mesh is not None and self.is_fixed and self.mesh.size > self.lanes:
-            raise ValueError(
-                f"lanes: {self.lanes} are too few for {self.mesh.size} devices; give "
-                f"at least {self.mesh.size}, or reduction=fast"
-            )
-        method = self.method
-        if method.needs_projectors and not self.model.has_projectors:
-            raise ValueError(
-                f"model: method {method.name!r} needs projectors; use "
-                "models.two_projector"
-            )
-        if method.server_update is not None and self.server_optimizer is not None:
-            raise ValueError(
-                f"server_optimizer: method {method.name!r} has a server step of its "
-                "own; leave it out"
-            )
-        method.check(self.model, self.clients_per_round)
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the reduction is ``fixed`` where the algorithm runs."""
-        if self.reduction != "auto":
-            return self.reduction == "fixed"
-        if self.mesh is not None:
-            return self.mesh.devices.flat[0].platform == "cpu"
-        return jax.default_backend() == "cpu"
+from fedcmi_jax.setup import Setup
+from fedcmi_jax.types import Array, FederationState, PyTree
 
 
 class Seen(NamedTuple):
@@ -114,23 +26,32 @@ class Seen(NamedTuple):
       state: The state, without what is one client's.
       federation: The federation.
       key: The round's key; a client's own is folded out of it.
+      reach: ``guard.Reach`` of the round's training; () where nobody trains.
+      attackers: [N] bool; () without an attack.
+      speeds: ``systems.speeds``, [N] each; () without.
     """
 
     state: FederationState
     federation: Federation
     key: Array
+    reach: PyTree = ()
+    attackers: PyTree = ()
+    speeds: PyTree = ()
 
 
 def seen(state: FederationState, federation: Federation, key: Array) -> Seen:
     """What all clients see; the clients' own stays out, for it is mapped."""
-    return Seen(state._replace(memory=(), personal={}), federation, key)
+    return Seen(
+        state._replace(memory=(), personal={}, guard=(), residual=()), federation, key
+    )
 
 
 def in_order(
     setup: Setup, federation: Federation, ids: Array, participation: Array
 ) -> tuple[Array, Array, Array]:
     """Clients longest first: ids [K], participation [K, M], batches per pass [K]."""
-    total = federation.sizes[ids] + federation.probe_sizes[ids]
+    sizes = federation.sizes + federation.probe_sizes
+    total = sizes.at[ids].get(mode="fill", fill_value=0)  # of nobody: none
     batches = -(-total // setup.local.batch_size)
     order = longest_first(ids, batches)
     return ids[order], participation[order], batches[order]
@@ -157,7 +78,7 @@ def client_view(
     Returns:
       The client, its key, and whether it is one.
     """
-    state, federation, round_key = seen
+    state, federation, round_key = seen.state, seen.federation, seen.key
     is_real = id < federation.num_clients
     sizes = federation.sizes.at[id].get(mode="clip")
     probes = federation.probe_sizes.at[id].get(mode="clip")
@@ -192,7 +113,7 @@ def map_over(
     seen: Seen,
     cohort: tuple[Array, Array, Array],
     kept: PyTree,
-) -> tuple[PyTree, PyTree, Array]:
+) -> tuple[PyTree, PyTree, PyTree]:
     """``clients.map_clients`` with the algorithm's chunks and devices."""
     map_cohort = functools.partial(
         map_clients,

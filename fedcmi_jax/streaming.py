@@ -94,7 +94,7 @@ class CohortStream:
           prefetch: Prepare the next cohort while a round runs, or only when asked.
         """
         train = dataset.train
-        self._arrays = {m: np.ascontiguousarray(train.inputs[m]) for m in train.inputs}
+        self._arrays = jax.tree.map(np.ascontiguousarray, train.inputs)
         self._labels = train.labels.astype(np.int32)
         self._present = train.available
         if self._present is not None:
@@ -103,7 +103,7 @@ class CohortStream:
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._skeleton, self._mesh = skeleton, mesh
         self.capacity = int(np.sort(self._sizes)[-clients_per_round:].sum())
-        arrays = (*self._arrays.values(), self._labels)
+        arrays = (*jax.tree.leaves(self._arrays), self._labels)
         self.cohort_bytes = self.capacity * sum(x[:1].nbytes for x in arrays)
 
         def draw(round: Array) -> Array:
@@ -178,7 +178,7 @@ class CohortStream:
         offsets = np.zeros(len(self._sizes), np.int32)
         offsets[ids] = np.cumsum(sizes) - sizes
         arrays: dict[str, Any] = {
-            "inputs": {m: packed(x) for m, x in self._arrays.items()},
+            "inputs": jax.tree.map(packed, self._arrays),
             "labels": packed(self._labels),
             "present": None if self._present is None else packed(self._present),
             "offsets": offsets,

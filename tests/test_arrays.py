@@ -9,6 +9,9 @@ import pytest
 
 import fedcmi_jax as fc
 from fedcmi_jax.cli.main import main
+from fedcmi_jax.experiment.config_file import read_config, write_config
+from fedcmi_jax.experiment.split import load_dataset
+from fedcmi_jax.experiment.split import split as split_clients
 
 
 def arrays(n=12, seed=0):
@@ -45,6 +48,7 @@ def test_arrays_become_a_data_set():
     assert data.train.inputs["sound"].dtype == np.float32
     assert data.train.inputs["words"].dtype == np.int32
     np.testing.assert_array_equal(data.train.clients[:4], [1, 0, 3, 2])
+    assert data.client_names == ("a", "b", "c", "d")
     parts = fc.partition.natural(data.train, 4, np.random.default_rng(0))
     assert parts.sizes.tolist() == [3, 3, 3, 3]
 
@@ -150,6 +154,15 @@ def test_what_is_unsound_is_one_line(name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("which", ["train", "test"])
+@pytest.mark.parametrize("values", [np.zeros((4, 3)), [np.zeros((4, 3))]])
+def test_inputs_that_are_no_dict(which, values):
+    x, y = {"a": np.zeros((4, 3))}, np.array([0, 1, 0, 1])
+    given = {"train": x, "labels": y, "test": x, "test_labels": y} | {which: values}
+    with pytest.raises(ValueError, match=f"^{which}: is of type .*; give a dict"):
+        fc.data.from_arrays(**given)
+
+
 def test_names_that_no_modality_has():
     found = arrays()
     for split in found.values():
@@ -191,9 +204,25 @@ def without_labels(path):
     np.savez(path, **found)
 
 
+def with_unknown(path):
+    np.savez(path, **keys(arrays()), clients=np.zeros(12))
+
+
 def single(path):
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
+
+
+def spoiled(name):
+    """A writer of arrays with one of the faults of BAD, and what is said of it."""
+    spoil, message = BAD[name]
+
+    def write(path):
+        found = arrays()
+        spoil(found)
+        np.savez(path, **keys(found))
+
+    return write, message
 
 
 FILES = {
@@ -202,8 +231,13 @@ FILES = {
     "damaged": (damaged, "sound: cannot be read"),
     "compressed": (compressed, "sound: cannot be read"),
     "without_labels": (without_labels, "has no test/labels"),
+    "with_unknown": (with_unknown, "'clients' is none of train/NAME, test/NAME"),
     "single": (single, "is no .npz file"),
     "missing": (lambda path: None, "there is no"),
+    **{
+        name: spoiled(name)
+        for name in ("lengths", "strings", "bytes", "NaN", "float labels", "large ids")
+    },
 }
 
 
@@ -219,7 +253,7 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(
     assert main(["train", "--dataset.name=npz", f"--dataset.path={path}"]) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert str(path) in error
+    assert str(path) in error or "dataset 'own'" in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 
@@ -239,3 +273,60 @@ def test_a_table_of_modalities_is_of_zeros_and_ones():
             of_arrays(arrays(), available=wrong)
     with pytest.raises(ValueError, match="samples x modalities are"):
         of_arrays(arrays(), available=table[:4])
+
+
+def test_clients_of_both_splits_are_numbered_together(tmp_path):
+    found = arrays()
+    found["test"]["clients"] = np.array(["c", "e"])[np.arange(12) % 2]
+    np.savez(tmp_path / "own.npz", **keys(found))
+    data = fc.data.load("npz", path=str(tmp_path / "own.npz"))
+    assert data.client_names == ("a", "b", "c", "d", "e")
+    np.testing.assert_array_equal(data.train.clients[:4], [1, 0, 3, 2])
+    np.testing.assert_array_equal(data.test.clients[:2], [2, 4])
+
+
+def test_a_bad_array_of_a_folder_is_one_line(tmp_path):
+    for key, x in keys(arrays()).items():
+        (tmp_path / key).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{key}.npy", x)
+    bad = tmp_path / "train" / "sound.npy"
+    for content, message in ((b"no array", "cannot be read"), (b"", "cannot be read")):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"sound.npy: {message}") as error:
+            fc.data.load("npz", path=str(tmp_path))
+        assert "\n" not in str(error.value)
+    np.save(bad, np.array([{}], object))
+    with pytest.raises(ValueError, match=r"sound.npy: is an array of objects"):
+        fc.data.load("npz", path=str(tmp_path))
+
+
+def test_a_run_finds_its_files_from_another_folder(tmp_path, monkeypatch):
+    np.savez(tmp_path / "own.npz", **keys(arrays(24)))
+    (tmp_path / "who.csv").write_text("words,sound\n" + "1,0\n" * 3 + "0,1\n")
+    for folder in ("run", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    values = {"dataset": {"name": "npz", "path": "own.npz"}, "modalities": "who.csv"}
+    values |= {"partition": {"name": "natural"}, "clients": 4, "clients_per_round": 2}
+    config = fc.config.from_dict(values)
+    write_config(tmp_path / "run", config)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"there is no .*elsewhere/own.npz"):
+        load_dataset(config.dataset, print)
+    read = read_config(tmp_path / "run")
+    assert read.dataset.path == str(tmp_path / "own.npz")
+    found = split_clients(read, load_dataset(read.dataset, print))
+    assert found.available.tolist() == [[False, True]] * 3 + [[True, False]]
+
+
+def test_noise_on_token_ids_is_one_line_and_nothing_is_written(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "own.npz", **keys(arrays(24)))
+    flags = ["--dataset.name=npz", "--dataset.path=own.npz", "--feature-noise=0.1"]
+    assert main(["train", *flags, "--clients=5"]) == 2
+    error = capsys.readouterr().err
+    assert "feature_noise: modality 'words' is of token ids" in error
+    assert error.count("\n") == 1
+    assert [x.name for x in tmp_path.iterdir()] == ["own.npz"]

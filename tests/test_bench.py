@@ -26,15 +26,12 @@ def tiny(monkeypatch, tmp_path):
         monkeypatch.setitem(workloads.WORKLOADS, name, small)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "entries"),
     [
         (["--method=fedavg"], ["fedavg (two_projector)", "fedavg"]),
-        pytest.param(
-            [],
-            ["fedavg", "fedavg (two_projector)", "fedcmi"],
-            marks=pytest.mark.slow,
-        ),
+        ([], ["fedavg", "fedavg (two_projector)", "fedcmi"]),
     ],
     ids=["fedavg", "default"],
 )
@@ -207,6 +204,7 @@ def test_sweep_mistakes_are_one_line(flags, message, capsys, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_count_that_diverges_does_not_exit_0(tmp_path, monkeypatch, capsys):
     def poisoned(config, mesh, spread):
         built = build(config, mesh)

@@ -290,6 +290,48 @@ def test_another_versions_format_is_refused_not_skipped(
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]
 
 
+def resealed(path, change):
+    """Changes metadata as whoever knows how the checksum is made."""
+    content = change(files.read_json(path))
+    content.pop("checksum")
+    files.write_json(path, content | {"checksum": sealed._checksum(content)})
+
+
+WRONG = {"format": "2", "version": 3, "files": [], "round": True, "leaves": "all"}
+
+
+@pytest.mark.parametrize("key", WRONG)
+@pytest.mark.parametrize("how", ["missing", "of another type"])
+def test_metadata_without_a_key_is_damage(tmp_path, key, how):
+    saved(tmp_path, 1, 2)
+
+    def change(content):
+        del content[key]
+        return content if how == "missing" else content | {key: WRONG[key]}
+
+    resealed(tmp_path / "2" / "metadata.json", change)
+    (line,) = check_restores(tmp_path, 1).skipped
+    assert line.endswith(f"metadata.json has no valid {key!r}")
+    assert checkpoint.newest_log(tmp_path) is None
+
+
+def test_a_log_that_unpacks_to_too_much_is_damage(tmp_path, monkeypatch):
+    for number in (1, 2):
+        checkpoint.save(tmp_path, to_device(state_of(number)), log=b"a" * 100 * number)
+    monkeypatch.setattr(checkpoint, "LONGEST_LOG", 150)
+    (line,) = check_restores(tmp_path, 1).skipped
+    assert line.endswith("metrics.jsonl.gz unpacks to more than 150 bytes")
+
+
+@pytest.mark.parametrize("place", ["metadata.json", "metrics.jsonl.gz", "state/d"])
+def test_a_pipe_in_a_checkpoint_is_damage(tmp_path, place):
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "2" / place
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.mkfifo(path)
+    assert len(check_restores(tmp_path, 1).skipped) == 1
+
+
 def test_orbax_alone_can_read_the_arrays_by_name(tmp_path):
     saved(tmp_path, 1)
     found = arrays.ocp.PyTreeCheckpointer().restore(tmp_path / "1" / "state")

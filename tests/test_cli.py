@@ -17,6 +17,7 @@ from fedcmi_jax.cli.commands import COMMANDS, What
 from fedcmi_jax.cli.lists import LISTS
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment.curve import drawn
 from fedcmi_jax.experiment.presets import PRESETS
 from tests.marks import slow
 from tests.test_config import ENTRIES, TINY
@@ -73,6 +74,7 @@ def fails(argv, capsys):
         (["--encoder.name"], "encoder.name"),
         (["--round=5"], "did you mean 'rounds'"),
         (["--multi-ratio=1"], "did you mean 'multimodal_fraction'"),
+        (["--partition.modalities=clean=1"], "did you mean 'modalities'"),
         (["--local.knee=1"], "did you mean 'local.decay_start'"),
         (["--frobnicate=5"], "frobnicate"),
         (["--preset=synthetic"], "preset"),
@@ -93,7 +95,7 @@ def fails(argv, capsys):
         (["--clients-per-round=21"], "clients_per_round: 21 is more than clients"),
         (["--local.batch-size=0"], "local.batch_size: 0"),
         (["--encoder.features=0"], "encoder.features: 0"),
-        (["--clients=2000"], "num_clients=2000"),
+        (["--clients=2000"], "error: clients=2000"),
         (["--seed=-1"], "seed: -1"),
         (["--dataset.noise=-1"], "noise"),
         (["--method.lam=-1"], "lam"),
@@ -324,11 +326,13 @@ def test_train_list_resume_and_summary(capsys):
     shown = capsys.readouterr().out
     folder = Path(output[0].removeprefix("--output="))
     assert f"run folder {folder}" in shown
+    assert shown.endswith(f"picture {folder}/curve.svg\n")
     assert "strong alone" in shown
     assert "weak alone" in shown
 
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [2, 3]
+    assert (folder / "curve.svg").read_text() == drawn(lines)
     for name in ("acc", "acc_weak_zero", "loss_task", "learning_rate", "num_examples"):
         assert name in lines[-1]
     summary = json.loads((folder / "summary.json").read_text())
@@ -370,6 +374,23 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.returncode in (0, 1)
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_when_nobody_reads_its_output():
+    arguments = ["train", *TINY_FLAGS, "--output=run"]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert Path("run/summary.json").exists()
+
+
 @pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(number):
     arguments = ["train", *TINY_FLAGS, "--rounds=1000000", "--output=run"]
@@ -397,3 +418,21 @@ def test_lists_are_spelled_alike_in_all_commands():
     """--views=1,7 of data prepare, as of train."""
     argv = ["data", "prepare", "modelnet40", "--views=3,5"]
     assert parser.parse(argv).options.views == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset.train-samples=2000000000"], "train_samples=2000000000.*GiB"),
+        (["--model.width=100000000"], "parameters .*GB.*more than this machine's"),
+        (["--output="], "output: is empty"),
+        (["--host-devices=10000"], "--host-devices: 10000 is more than"),
+        (["--rounds=99999999999"], "rounds: 99999999999 is too large"),
+        (["--local.learning-rate=1e-31"], "learning_rate: 1e-31 is below"),
+        (["--clip-norm=inf"], "clip_norm: inf is not finite"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_before_any_work(flags, message, capsys):
+    line = fails(["train", "synthetic", "--method.name=fedcmi", *flags], capsys)
+    assert re.search(message, line)
+    assert not Path("runs").exists()

@@ -6,9 +6,13 @@ import typing
 import numpy as np
 import pytest
 
+import fedcmi_jax as fc
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build, measure
+from fedcmi_jax.experiment.parts import Parts
 from fedcmi_jax.experiment.presets import PRESETS, preset
+from fedcmi_jax.experiment.sharing import Shared
+from fedcmi_jax.experiment.split import load_dataset
 
 ENTRIES = [(kind, name) for kind, known in configs.REGISTRIES.items() for name in known]
 TINY = {
@@ -79,7 +83,9 @@ def test_sections_mirror_their_factory(kind, name):
         ({"local": {"lr": 1}}, "local.lr: unknown field"),
         ({"method": {"name": "fedavg", "mu": 1.0}}, "method.mu: unknown field"),
         ({"method": {"name": "fedcim"}}, "did you mean 'fedcmi'"),
-        ({"local": 3}, "local.: expected a table"),
+        ({"local": 3}, "local: 3 is not a table"),
+        ({"method": 3}, "method: 3 is not a table"),
+        ({"method": {"name": 3}}, "method.name: 3 is not a text"),
     ],
 )
 def test_from_dict_names_what_is_wrong(values, message):
@@ -90,7 +96,24 @@ def test_from_dict_names_what_is_wrong(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"clients": 0}, "num_clients=0: .*natural"),
+        ({"noisy_clients": 0.5}, "noisy_clients: 0.5 .* without label_noise"),
+        ({"label_noise_kind": "pair"}, "label_noise_kind: pair .* without label_noise"),
+        (
+            {"multimodal_fraction": 1.0, "modalities": "clean=4"},
+            "multimodal_fraction: 1.0 .* beside modalities; leave it at 0.5",
+        ),
+    ],
+)
+def test_a_new_run_has_no_option_without_effect(values, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        fc.train(values)
+    configs.check_config(configs.from_dict(values))  # a run that has it goes on
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"clients": 0}, "^clients=0: .*natural"),
         ({"clients": -1}, "clients: -1 is negative"),
         ({"clients_per_round": 5}, "clients_per_round: 5 is more than clients: 4"),
         ({"rounds": 0}, "rounds: 0"),
@@ -118,13 +141,14 @@ def test_from_dict_names_what_is_wrong(values, message):
             {"holdout_clients": 3},
             "clients_per_round: 2 is more than clients: 4 less holdout_clients: 3",
         ),
-        ({"clients": 61, "clients_per_round": 2}, "num_clients=61"),
+        ({"clients": 61, "clients_per_round": 2}, "^clients=61"),
         ({"local": {"batch_size": 0}}, "local.batch_size: 0"),
         ({"local": {"epochs": 0}}, "local.epochs: 0"),
         ({"local": {"learning_rate": 0.0}}, "local.learning_rate: 0.0"),
         ({"local": {"learning_rate": float("nan")}}, "local.learning_rate: nan"),
         ({"local": {"momentum": 1.0}}, "local.momentum: 1.0"),
         ({"local": {"weight_decay": -1.0}}, "local.weight_decay: -1.0"),
+        ({"local": {"clip_grad_norm": 0.0}}, "local.clip_grad_norm: 0.0"),
         ({"local": {"optimizer": "lion"}}, "local.optimizer: unknown 'lion'"),
         ({"server": {"optimizer": "yogi", "learning_rate": 0.0}}, "server.learning"),
         ({"model": {"width": 0}}, "model.width: 0"),
@@ -153,7 +177,7 @@ def test_natural_partitions_give_the_number_of_clients(clients):
         ValueError, match="clients_per_round: 6 is more than clients: 5"
     ):
         build(tiny(**values, clients_per_round=6))
-    with pytest.raises(ValueError, match="num_clients=4: .*5 natural clients"):
+    with pytest.raises(ValueError, match="^clients=4: .*5 natural clients"):
         build(tiny(**values | {"clients": 4}))
 
 
@@ -247,9 +271,10 @@ def test_the_natural_clients_must_leave_somebody_to_train():
         build(tiny(**values, holdout_clients=4))
 
 
-def test_an_experiment_like_another_compiles_nothing_anew():
-    first = build(tiny(method={"name": "fedavg"}, seed=0))
-    second = build(tiny(method={"name": "fedavg"}, seed=1), like=first)
+def test_experiments_that_share_compile_nothing_anew():
+    shared = Shared()
+    first = build(tiny(method={"name": "fedavg"}, seed=0), shared=shared)
+    second = build(tiny(method={"name": "fedavg"}, seed=1), shared=shared)
     alone = build(tiny(method={"name": "fedavg"}, seed=1))
     results = []
     for built in (first, second, alone):
@@ -259,5 +284,51 @@ def test_an_experiment_like_another_compiles_nothing_anew():
     assert results[1] == results[2] != results[0]
     assert second.algorithm.run._cache_size() == 1
     assert second.measures.compiled.views.whole._cache_size() == 1
-    with pytest.raises(ValueError, match="like: .* more than the seed"):
-        build(tiny(method={"name": "fedavg"}, rounds=3), like=first)
+
+
+SHARING = {
+    # what changes -> whether data set, model, algorithm, evaluation stay the same
+    "partition": ({"partition": {"name": "dirichlet"}}, True, True, True, True),
+    "noise": ({"label_noise": 0.1}, True, True, True, True),
+    "rounds": ({"rounds": 3}, True, True, True, True),
+    "method": ({"method": {"name": "fedprox"}}, True, True, False, True),
+    "projectors": ({"method": {"name": "fedcmi"}}, True, False, False, False),
+    "own models": ({"method": {"name": "fedper"}}, True, True, False, False),
+    "rate": ({"local": {"learning_rate": 0.1}}, True, True, False, True),
+    "cohort": ({"clients_per_round": 1}, True, True, False, True),
+    "data": ({"dataset": TINY["dataset"] | {"seed": 1}}, False, True, True, True),
+    "features": ({"encoder": TINY["encoder"] | {"features": 3}}, True, *(False,) * 3),
+}
+
+
+@pytest.mark.parametrize("change", SHARING)
+def test_experiments_share_what_depends_on_nothing_that_differs(change):
+    shared, (values, *expected) = Shared(), SHARING[change]
+    first, second = (
+        build(tiny(**({"method": {"name": "fedavg"}} | v)), shared=shared)
+        for v in ({}, values)
+    )
+    same = [
+        first.dataset is second.dataset,
+        first.model is second.model,
+        first.algorithm.run is second.algorithm.run,
+        first.measures.compiled is second.measures.compiled,
+    ]
+    assert same == expected
+
+
+def test_own_objects_are_shared_with_themselves_only():
+    shared, config = Shared(), tiny(method={"name": "fedavg"})
+    own, other = (load_dataset(config.dataset, print) for _ in range(2))
+    first, same, new = (
+        build(config, shared=shared, parts=Parts(dataset=dataset))
+        for dataset in (own, own, other)
+    )
+    assert first.algorithm.run is same.algorithm.run is not new.algorithm.run
+    assert new.dataset is other
+
+
+def test_a_falling_rate_is_that_of_its_rounds():
+    shared, local = Shared(), {"local": {"learning_rate_min": 1e-3}}
+    one, other = (build(tiny(**local, rounds=r), shared=shared) for r in (2, 3))
+    assert one.algorithm.run is not other.algorithm.run

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from fedcmi_jax.cli import describe, parser, picture
+from fedcmi_jax.cli import describe, parser
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.evaluation import metrics as evaluation
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment.experiment import build
+from fedcmi_jax.results import holdings_figure
+from fedcmi_jax.results.holdings import Holdings, holdings
 from tests.test_config import tiny
 
 FLAGS = [
@@ -44,7 +46,7 @@ def test_holdings_are_those_of_training(name):
     dataset = configs.from_dict({"dataset": tiny_dataset()}).dataset
     config = tiny(partition={"name": name}, **values)
     config = dataclasses.replace(config, dataset=dataset)
-    found, built = describe.holdings(config), build(config)
+    found, built = holdings(config), build(config)
     counts = evaluation.client_class_counts(built.federation, 3)
     np.testing.assert_array_equal(found.counts, counts)
     np.testing.assert_array_equal(found.available, built.federation.available)
@@ -72,6 +74,12 @@ def test_what_is_printed_by_hand():
     assert row(text, "weak") == ["5", "2", "1", "100"]
     assert row(text, "all of them") == ["3", "3", "60"]
     assert len(text.split("client ")[-1].splitlines()) == 7
+
+
+def test_wrong_labels_are_counted():
+    flags = ["--partition.name=iid", "--label-noise=0.25"]
+    assert "\n30 training labels are wrong: label noise\n" in described(*flags)
+    assert "wrong" not in described("--partition.name=iid")
 
 
 def test_samples_that_lack_a_modality_are_not_counted():
@@ -108,7 +116,7 @@ def test_samples_that_nobody_holds_and_empty_clients_are_named():
     assert row(text, "samples")[0] == "0"
     counts = np.zeros((2, 3), int)
     counts[0] = 3
-    found = describe.Holdings(
+    found = Holdings(
         "x",
         counts,
         np.ones((2, 1), bool),
@@ -135,10 +143,10 @@ def test_the_picture(clients, tmp_path):
 
 def test_class_names_are_those_of_the_picture(tmp_path):
     config = parser.parse(["data", "describe", *FLAGS]).config
-    found = describe.holdings(config)
+    found = holdings(config)
     long = found._replace(class_names=("a" * 60, "b", "c"))
-    picture.draw(long, tmp_path / "long.png")
-    picture.draw(found, tmp_path / "short.png")
+    holdings_figure.draw(long, tmp_path / "long.png")
+    holdings_figure.draw(found, tmp_path / "short.png")
     long, short = (image.imread(tmp_path / f"{n}.png") for n in ("long", "short"))
     assert long.shape[0] < 3 * short.shape[0]
 
@@ -162,7 +170,7 @@ def test_help(capsys):
         (["--output=who.jpg"], "--output: who.jpg .* end it in .png"),
         (["--output=nowhere/who.png"], "--output: no folder nowhere"),
         (["--partition.name=iids"], "did you mean 'iid'"),
-        (["--clients=0"], "num_clients=0: .*natural"),
+        (["--clients=0"], "^clients=0: .*natural"),
         (["--clients=-1"], "clients: -1 is negative"),
         (["--partition.name=natural"], "no natural clients"),
         (["--dataset.num-classes=0"], "num_classes=0"),
@@ -195,3 +203,43 @@ def test_what_is_held_out_is_said():
     assert row(text, "validation") == ["4", "4", "4", "4"]
     assert row(text, "own test") == ["2", "2", "2", "2"]
     assert row(text, "0")[:3] == ["14", "4", "2"]
+
+
+NATURAL = {"clients": 0, "clients_per_round": 1, "multimodal_fraction": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("partition", "values", "names"),
+    [
+        ({"name": "natural"}, {}, ["ada", "bo", "cy"]),
+        ({"name": "natural"}, {"holdout_clients": 2}, None),
+        ({"name": "natural", "merge": True}, {"clients": 1}, ["ada+bo+cy"]),
+        ({"name": "natural_dirichlet", "per_client": 2, "min_samples": 1}, {}, []),
+        ({"name": "iid"}, {"clients": 3}, []),
+    ],
+)
+def test_natural_clients_have_their_own_names(
+    partition, values, names, tmp_path, monkeypatch
+):
+    people = np.array(["cy", "bo", "ada"])[np.arange(36) % 3]
+    x, y = np.zeros((36, 2)), np.arange(36) // 3 % 3
+    own = {"train/x": x, "train/labels": y, "train/clients": people}
+    np.savez(tmp_path / "own.npz", **own, **{"test/x": x, "test/labels": y})
+    dataset = {"name": "npz", "path": str(tmp_path / "own.npz")}
+    values = NATURAL | {"dataset": dataset, "partition": partition} | values
+    found = holdings(configs.from_dict(values))
+    if names is None:  # whoever is left, under the own name
+        assert found.names in (("ada",), ("bo",), ("cy",))
+    else:
+        assert found.names == tuple(names)
+    expected = found.names or tuple(map(str, range(len(found.counts))))
+    rows = describe.text(found).split("client ")[-1].splitlines()[1:]
+    assert tuple(line.split()[0] for line in rows) == expected
+    holdings_figure.draw(found, tmp_path / "names.png")
+
+
+def test_numbers_of_the_source_are_kept():
+    dataset = configs.from_dict({"dataset": tiny_dataset()}).dataset
+    config = tiny(partition={"name": "natural"}, clients=0)
+    found = holdings(dataclasses.replace(config, dataset=dataset))
+    assert found.names == ("0", "1")

@@ -113,6 +113,15 @@ def test_the_data_page_runs():
     assert names["federation"].num_clients == 12
 
 
+@pytest.mark.slow
+def test_the_runs_page_runs():
+    names = execute(code("runs.md"))
+    history = names["history"]
+    assert 3 < len(history.records) < 20
+    values = history.column("val_acc")
+    assert values[-3:].max() <= values[:-3].max()
+
+
 def test_the_model_page_runs():
     names = execute(code("new_model.md")[:1])
     assert names["model"].widths == {"strong": 16, "weak": 16}
@@ -123,11 +132,25 @@ def test_the_model_page_conforms():
     execute(code("new_model.md"))
 
 
+@pytest.mark.slow
+def test_the_page_on_pretrained_blocks_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = code("pretrained.md")
+    sent = execute(blocks)["sent"]
+    table = (DOCS / "pretrained.md").read_text().split("| all |")[1]
+    totals = [int(x.replace(",", "")) for x in re.findall(r"([\d,]+) \|\n", table)]
+    assert totals == list(sent.values())
+
+
 SECTIONS = re.findall(r"^#+ (\d+(?:\.\d+)?)", (DOCS / "methods.md").read_text(), re.M)
 DEPARTURES = re.findall(r"^- (D\d+) ", (DOCS / "methods.md").read_text(), re.M)
 NUMBER = r"\d+(?:\.\d+)?"
 CITED = re.compile(rf"\bmethods ({NUMBER}(?:(?:, | and | to |-){NUMBER})*)(, D\d+)?")
-PAGES = [ROOT / "README.md", ROOT / "BUILD_NOTES.md", *sorted(DOCS.glob("*.*"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "BUILD_NOTES.md",
+    *sorted([*DOCS.glob("*.md"), *DOCS.glob("*.py")]),
+]
 SOURCES = [
     path
     for folder in ("fedcmi_jax", "tests", "experiments")

@@ -62,6 +62,7 @@ def test_encoder_names_are_checked(originals, names, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_train_shows_progress_and_notes(originals, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = main(

@@ -17,7 +17,6 @@ from fedcmi_jax.evaluation.metrics import client_class_counts
 from fedcmi_jax.experiment import config as configs
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.experiment import build
-from fedcmi_jax.experiment.progress import Observer
 from fedcmi_jax.placement import client_mesh, replicate
 from fedcmi_jax.testing import problem as problems
 from fedcmi_jax.testing.problem import (
@@ -55,7 +54,7 @@ def federations(mesh, probe_fraction=0.2):
 @pytest.mark.parametrize(
     ("name", "devices", "chunk_size"),
     [
-        ("fedavg", 2, 2),
+        pytest.param("fedavg", 2, 2, marks=pytest.mark.slow),
         pytest.param("scaffold", DEVICES, 1, marks=pytest.mark.slow),
         pytest.param("fedcmi", 3, 2, marks=pytest.mark.slow),
         pytest.param("bmsfed", 2, 1, marks=pytest.mark.slow),  # surveys all clients
@@ -72,6 +71,25 @@ def test_where_samples_lie_changes_no_bit(name, devices, chunk_size):
     problems.assert_equal(info, expected_info)
 
 
+@pytest.mark.slow
+def test_a_compiled_run_takes_its_own_result():
+    """BMSFed's distances would be left in columns, a half at each device."""
+    mesh, clients = client_mesh(2), 4
+    data = fc.data.load("synthetic", train_samples=16, test_samples=8, features=4)
+    encoders = {m: fc.models.mlp(features=4) for m in data.modalities}
+    small = fc.models.classifier(encoders, data.shapes, data.num_classes)
+    options = {"clients_per_round": clients, "mesh": mesh, "chunk_size": 1}
+    problem = algorithm(fc.methods.bmsfed(), small, **options)
+    split = fc.partition.iid(data.train, clients, np.random.default_rng(0))
+    whole = replicate(build_federation(data, split), mesh)
+    state = jax.jit(problem.init)(jax.random.key(0), whole)
+    program = problem.run.lower(state, whole, np.int32(1)).compile()
+    for _ in range(2):
+        state, _ = program(state, whole, np.int32(1))
+    assert state.round == 2
+
+
+@pytest.mark.slow
 def test_a_device_holds_its_part_and_a_chunk():
     """Its share of the samples; beside them at most two chunks more than without."""
     mesh, per_client, clients = client_mesh(DEVICES), 64, 16
@@ -172,7 +190,7 @@ def test_a_run_is_the_same_wherever_its_samples_lie(tmp_path, monkeypatch):
     assert metrics(tmp_path / "spread") == metrics(tmp_path / "whole")
 
 
-class Notes(Observer):
+class Notes(fc.Callback):
     def __init__(self):
         self.seen = []
 
@@ -191,6 +209,6 @@ def test_a_run_of_padded_memory_finds_its_best_round_again(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "4")
     (tmp_path / "summary.json").unlink()
     notes = Notes()
-    again = training.train(built, tmp_path, notes)
+    again = training.train(built, tmp_path, [notes])
     assert notes.seen == []
     problems.assert_equal(again.state, whole.state)

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.cli import report
+from fedcmi_jax.cli.final_block import final_block
 from fedcmi_jax.evaluation import glossary
 from fedcmi_jax.evaluation.glossary import GLOSSARY, explain
 from fedcmi_jax.experiment import files, metrics_log, run_folder, training
@@ -61,7 +61,7 @@ def test_every_entry_stands_in_the_docs():
 
 
 def test_the_summary_explains_what_it_shows_once_and_nothing_else(finished):
-    block = report.final_block(finished)
+    block = final_block(finished)
     numbers, _, meanings = block.partition("\nwhere\n")
     lines = meanings.splitlines()
     assert len(set(lines)) == len(lines)
@@ -77,14 +77,14 @@ def test_the_summary_explains_what_it_shows_once_and_nothing_else(finished):
 def test_a_plain_run_shows_no_held_out_samples(finished):
     kept = ("val_", "client_test_", "holdout_", "personal_")
     final = {n: v for n, v in finished.final.items() if not n.startswith(kept)}
-    block = report.final_block(finished._replace(final=final, best=None))
+    block = final_block(finished._replace(final=final, best=None))
     for name in ("validation", "own test samples", "new clients", "own models"):
         assert name not in block
 
 
 def test_a_fixed_partition_is_named(finished):
     for fixed in (False, True):
-        block = report.final_block(finished._replace(fixed_partition=fixed))
+        block = final_block(finished._replace(fixed_partition=fixed))
         assert ("on the partition of seed 0 (fixed_partition)" in block) == fixed
 
 

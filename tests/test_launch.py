@@ -2,23 +2,32 @@
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import pytest
 
-from fedcmi_jax.cli import parser
+from fedcmi_jax.cli import launch, parser
 from fedcmi_jax.cli.command import Launch
 from fedcmi_jax.cli.main import main
+from fedcmi_jax.data import places
+from fedcmi_jax.data.tfds.prepare import data_root
+from fedcmi_jax.experiment import programs
 
 TRAIN = [
     *("train", "synthetic", "--clients=8", "--clients-per-round=4", "--rounds=30"),
     *("--checkpoint-every=1", "--local.epochs=1", "--method.personal-infiltration"),
     *("--dataset.train-samples=800", "--dataset.test-samples=100"),
 ]
+
+
+TWO = ["--num-processes=2", "--process-id=0"]
 
 
 def test_flags_are_taken_from_anywhere():
@@ -36,6 +45,12 @@ def test_flags_are_taken_from_anywhere():
         (["--host-devices"], "--host-devices: has no value"),
         (["--coordinator=localhost:1"], "go together"),
         (["--process-id=-1"], "--process-id: '-1' is no whole number of 0"),
+        *(
+            ([f"--coordinator={text}", *TWO], f"{text!r} is no HOST:PORT")
+            for text in ("nonsense", "a:abc", "a:65536", "a:0", ":80", "a:", "a b:1")
+        ),
+        (["--coordinator=no-such.invalid:80", *TWO], "'no-such.invalid' is not known"),
+        (["--coordinator=192.0.2.1:80", *TWO], "cannot listen on 192.0.2.1:80"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, capsys, tmp_path, monkeypatch):
@@ -45,6 +60,52 @@ def test_bad_flags_are_one_line(flags, message, capsys, tmp_path, monkeypatch):
     assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("process", "listens"), [(0, "127.0.0.1:{}"), (1, None)])
+def test_process_0_listens_on_the_given_address_only(process, listens, monkeypatch):
+    asked, port = [], free_port()
+
+    def initialize(*args, **options):
+        asked.append((args, options))
+        raise RuntimeError("as far as this")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    address = f"127.0.0.1:{port}"
+    with pytest.raises(ValueError, match="as far as this"):
+        launch.start(Launch("auto", None, False, address, 2, process))
+    bound = listens and listens.format(port)
+    assert asked == [((address, 2, process), {"coordinator_bind_address": bound})]
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"cannot listen on {address}.*in use"):
+            launch.start(Launch("auto", None, False, address, 2, 0))
+
+
+@pytest.mark.parametrize("folder", ["cache", "./cache", ""])
+def test_compiled_programs_never_come_from_the_working_directory(folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", folder)
+    for name in ("HOME", "FEDCMI_DATA_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user without an entry
+    kept, values = [], {"jax_compilation_cache_dir": None}
+    config = types.SimpleNamespace(values=values, update=lambda *x: kept.append(x))
+    monkeypatch.setattr(programs, "jax", types.SimpleNamespace(config=config))
+    if folder:
+        with pytest.raises(ValueError, match="XDG_CACHE_HOME: .* no absolute path"):
+            programs.keep_programs()
+    else:
+        programs.keep_programs()
+        with pytest.raises(ValueError, match="FEDCMI_DATA_ROOT: is not set"):
+            data_root()
+        with pytest.raises(ValueError, match="~/own: no home folder is known"):
+            places.expanded("~/own")
+    assert kept == []
 
 
 def command(*args):

@@ -9,10 +9,12 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.federation import ClientData
 from fedcmi_jax.local import shuffled_positions
+from fedcmi_jax.optimizers import clipped, without_frozen
 from fedcmi_jax.testing.problem import (
     SIZES,
     algorithm,
     assert_close,
+    assert_equal,
     federation,
     model,
     poison,
@@ -93,11 +95,14 @@ def test_padding_never_looks_at_another_client():
     assert cohort[~accepted].tolist() == [1]
 
 
-def test_one_client_is_ordinary_training():
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_one_client_is_ordinary_training(clip):
     """One client with everything, against a plain loop over its batches."""
     net = model("classifier")
     fed = federation(np.ones((5, 2), bool))
-    local = fc.LocalTraining(epochs=2, batch_size=4, learning_rate=0.1, shuffle=False)
+    local = fc.LocalTraining(
+        epochs=2, batch_size=4, learning_rate=0.1, shuffle=False, clip_grad_norm=clip
+    )
 
     def only_the_third(server, key):
         ids = jnp.array([2], jnp.int32)
@@ -108,7 +113,7 @@ def test_one_client_is_ordinary_training():
     start = problem.init(jax.random.key(0), fed)
     state, _ = jax.jit(problem.round)(start, fed)
 
-    optimizer = fc.torch_sgd()(jnp.array(0.1))
+    optimizer, norms = fc.torch_sgd()(jnp.array(0.1)), []
     params, opt_state = start.params, optimizer.init(start.params)
     offset = int(fed.offsets[2])
     for _ in range(2):
@@ -129,15 +134,63 @@ def test_one_client_is_ordinary_training():
                 ).mean()
 
             grads = jax.grad(loss)(params)
+            norms.append(
+                sum(float((g**2).sum()) for g in jax.tree.leaves(grads)) ** 0.5
+            )
+            if clip is not None:
+                scale = min(1.0, clip / norms[-1])
+                grads = jax.tree.map(lambda g, scale=scale: g * scale, grads)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
     assert_close(state.params, params)
+    assert clip is None or min(norms) < max(norms) and max(norms) > clip
+
+
+def test_clipping_comes_before_decay_and_leaves_frozen_arrays_out():
+    """||(3, 4)|| = 5 is clipped to 1; decay adds 0.1 w; the frozen 100 is not seen."""
+    plain = fc.torch_sgd(momentum=0.0, weight_decay=0.1)
+    sgd = clipped(plain, 1.0)(jnp.array(0.5))
+    sgd = without_frozen(sgd, {"w": False, "fixed": True})
+    w = {"w": jnp.array([1.0, 2.0]), "fixed": jnp.zeros(1)}
+    grads = {"w": jnp.array([3.0, 4.0]), "fixed": jnp.array([100.0])}
+    step, _ = sgd.update(grads, sgd.init(w), w)
+    np.testing.assert_allclose(step["w"], [-0.5 * 0.7, -0.5 * 1.0], rtol=1e-6)
+
+
+def test_a_norm_that_is_never_reached_changes_no_bit():
+    states = []
+    for clip in (None, 1e6):
+        local = fc.LocalTraining(batch_size=4, learning_rate=0.1, clip_grad_norm=clip)
+        problem = algorithm(fc.methods.fedavg(), model("classifier"), local=local)
+        states.append(rounds(problem, federation())[0])
+    assert_equal(*states)
+
+
+def test_steps_past_a_clients_last_are_none_when_clipped():
+    """Clients of 1 to 12 samples, together and one by one."""
+    local = fc.LocalTraining(batch_size=4, learning_rate=0.1, clip_grad_norm=0.1)
+    alone, together = (
+        rounds(
+            algorithm(
+                fc.methods.fedavg(), model("classifier"), local=local, chunk_size=size
+            ),
+            federation(),
+        )[0]
+        for size in (1, len(SIZES))
+    )
+    assert_close(alone.params, together.params)
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}])
 def test_bad_sizes_are_named(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: 0 is below 1"):
         fc.LocalTraining(**options)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_bad_clipping_is_named(clip):
+    with pytest.raises(ValueError, match=f"clip_grad_norm: {clip} is not positive"):
+        fc.LocalTraining(clip_grad_norm=clip)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import optax
 import pytest
 
 import fedcmi_jax as fc
-from fedcmi_jax.aggregate import mean_upload, weighted_upload
 from fedcmi_jax.methods._prototypes import (
     ClassSums,
     Prototypes,
@@ -35,6 +34,8 @@ from fedcmi_jax.testing.problem import (
     model,
     rounds,
 )
+from fedcmi_jax.types import Frozen
+from fedcmi_jax.uploads import mean_upload, weighted_upload
 
 
 def module(name):
@@ -325,6 +326,7 @@ class Scalar:
     modalities = ("m",)
     num_classes = 2
     trained = staticmethod(lambda available: {"w": jnp.ones(())})
+    frozen = Frozen()
 
 
 def test_scaffold_over_two_rounds_by_hand():

@@ -389,25 +389,13 @@ class Inner(nn.Module):
         return {"layer": nn.LayerNorm, "group": lambda: nn.GroupNorm(2)}[self.norm]()(x)
 
 
-def build_with(kind, norm):
-    encoders = {"a": fc.models.mlp(features=4), "b": Normalised(norm)}
-    options = {"width": 4} if kind == "two_projector" else {}
-    build = getattr(fc.models, kind)
-    return build(encoders, {"a": (3,), "b": (5,)}, 2, **options)
+STOCK = ("stock", "by argument", "with mask", "vmapped")
 
 
-@pytest.mark.parametrize("kind", ["classifier", "two_projector"])
-@pytest.mark.parametrize("norm", ["stock", "by argument", "with mask", "vmapped"])
-def test_a_stock_batch_norm_is_refused(kind, norm):
-    with pytest.raises(ValueError, match="modality 'b': trunk/norm is") as error:
-        build_with(kind, norm)
-    assert "fedcmi_jax.models.layers" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("norm", ["frozen", "masked", "layer", "group"])
+@pytest.mark.parametrize("norm", [*STOCK, "frozen", "masked", "layer", "group"])
 def test_norms_that_padding_does_not_touch_are_taken(norm):
-    built = build_with("classifier", norm)
+    encoders = {"a": fc.models.mlp(features=4), "b": Normalised(norm)}
+    built = fc.models.classifier(encoders, {"a": (3,), "b": (5,)}, 2)
     apply = jax.jit(built.apply, static_argnums=3)
     params, stats = built.init(jax.random.key(0))
     rows = {"a": normal(5, 3), "b": normal(5, 5, seed=1)}

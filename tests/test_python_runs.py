@@ -10,7 +10,6 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.cli.main import main
 from fedcmi_jax.experiment import training
-from fedcmi_jax.experiment.progress import Observer
 from fedcmi_jax.testing.problem import all_equal, assert_equal
 from tests.test_config import TINY
 from tests.test_launch import metrics
@@ -41,6 +40,10 @@ def test_a_run_is_that_of_the_command_line(trained, tmp_path, capsys):
     assert metrics(again) == metrics(folder)
     assert history.final["round"] == 3
     assert history.column("acc").tolist() == [x["acc"] for x in metrics(folder)]
+    with pytest.raises(ValueError, match="column: no 'accuracy'; choose from .*'acc'"):
+        history.column("accuracy")
+    with pytest.raises(ValueError, match="round: 'bst'; give last, best"):
+        fc.load_run(folder).params("bst")
     assert main(["resume", str(folder)]) == 0
     assert "is finished" in capsys.readouterr().out
 
@@ -54,8 +57,13 @@ def test_without_a_folder_nothing_is_written(trained, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_list_is_no_configuration():
+    with pytest.raises(ValueError, match="config: is of type list; give a Config"):
+        fc.train(["synthetic"])
+
+
 def test_progress_can_be_watched():
-    class Rounds(Observer):
+    class Rounds(fc.Callback):
         def __init__(self):
             self.seen = []
 
@@ -63,7 +71,7 @@ def test_progress_can_be_watched():
             self.seen.append(record["round"])
 
     watched = Rounds()
-    fc.train(VALUES | {"rounds": 2}, observer=watched)
+    fc.train(VALUES | {"rounds": 2}, callbacks=[watched])
     assert watched.seen == [1, 2]
 
 
@@ -131,9 +139,11 @@ def test_what_cannot_be_trained_or_opened_is_one_line(trained, tmp_path):
         fc.train(VALUES | {"seeds": 2})
     with pytest.raises(ValueError, match="takes one seed and one process"):
         fc.train(VALUES | {"seeds": 2, "map_seeds": True})
-    with pytest.raises(ValueError, match="imports: 'json' is no list"):
+    with pytest.raises(ValueError, match="imports: 'json' is not a list"):
         fc.train(VALUES | {"imports": "json"})
-    with pytest.raises(ValueError, match=r"config: .*see fedcmi_jax.config"):
+    with pytest.raises(
+        ValueError, match="dataset: .synthetic. is not a table of fields"
+    ):
         fc.train({"dataset": "synthetic"})
     with pytest.raises(ValueError, match="exists; choose another"):
         fc.train(VALUES, output=trained[0])

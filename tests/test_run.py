@@ -94,7 +94,7 @@ def reference(tmp_path_factory):
     return folder
 
 
-class At(training.Observer):
+class At(fc.Callback):
     """Does something when a round has been evaluated, and keeps what it hears."""
 
     def __init__(self, round=0, do=lambda: None):
@@ -114,7 +114,7 @@ def test_one_trace_and_the_lines_of_a_run(tmp_path):
     built = build(experiment("fedavg").config)
     observer = At()
     folder = start(built, tmp_path / "run")
-    summary = training.train(built, folder, observer)
+    summary = training.train(built, folder, [observer])
     assert built.algorithm.run._cache_size() == 1
     assert [r["round"] for r in observer.records] == [3, 6, 8]
     assert int(summary.state.round) == 8
@@ -151,7 +151,7 @@ def test_interrupted_and_resumed(number, reference, tmp_path):
     observer = At(3, lambda: signal.raise_signal(number))
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(training.Interrupted) as stopped:
-        training.train(experiment(), folder, observer)
+        training.train(experiment(), folder, [observer])
     assert (stopped.value.signal_number, stopped.value.round) == (number, 3)
     assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     assert newest(folder, experiment()).round == 3
@@ -167,7 +167,7 @@ def test_fedcmi_interrupted_and_resumed(tmp_path):
     whole, cut = (start(built, tmp_path / name) for name in ("whole", "cut"))
     training.train(built, whole)
     with pytest.raises(training.Interrupted):
-        training.train(built, cut, At(3, lambda: signal.raise_signal(2)))
+        training.train(built, cut, [At(3, lambda: signal.raise_signal(2))])
     assert newest(cut, built).round == 3
     kill(cut, "checkpoint", 2, "after")
     training.train(built, cut)
@@ -252,12 +252,12 @@ def test_resume_command_takes_the_runs_own_configuration(reference, tmp_path, ca
 def test_a_corrupt_checkpoint_is_passed_over(reference, tmp_path, capsys):
     folder = start(experiment(), tmp_path / "run")
     with pytest.raises(training.Interrupted):
-        training.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
+        training.train(experiment(), folder, [At(6, lambda: signal.raise_signal(2))])
     damaged = folder / training.CHECKPOINTS / "6"
     for file in (p for p in damaged.rglob("*") if p.is_file()):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     observer = At()
-    training.train(experiment(), folder, observer)
+    training.train(experiment(), folder, [observer])
     assert any("6" in note for note in observer.notes)
     assert_same_run(folder, reference, experiment())
 
@@ -267,7 +267,7 @@ def stopped(tmp_path_factory):
     """A run that was stopped after round 6, with lines of rounds 3 and 6."""
     folder = start(experiment(), tmp_path_factory.mktemp("runs") / "stopped")
     with pytest.raises(training.Interrupted):
-        training.train(experiment(), folder, At(6, lambda: signal.raise_signal(2)))
+        training.train(experiment(), folder, [At(6, lambda: signal.raise_signal(2))])
     return folder
 
 
@@ -479,7 +479,7 @@ def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):
     built = experiment("fedavg")
     folder = start(built, tmp_path / "run")
     with pytest.raises(training.Interrupted):
-        training.train(built, folder, At(3, lambda: signal.raise_signal(2)))
+        training.train(built, folder, [At(3, lambda: signal.raise_signal(2))])
     values = configs.to_dict(built.config)
     values["encoder"]["features"] = 5
     training.write_config(folder, configs.from_dict(values))
@@ -488,6 +488,96 @@ def test_checkpoints_of_another_configuration_are_refused(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fedcmi: error: ")
     assert sorted(p for p in folder.rglob("*") if p.name != ".lock") == before
+
+
+def edited(folder, **values):
+    """The run's config.json says something else now."""
+    config = training.read_config(folder)
+    training.write_config(folder, dataclasses.replace(config, **values))
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"seed": 1}, "seed is 1, but the run was trained with 0"),
+        ({"rounds": 7}, "rounds is 7.*it may only grow"),
+        ({"clip_norm": 1.0}, "clip_norm is 1.0"),
+        (
+            {"local": configs.LocalConfig(epochs=1, rate_scale=1.0, weight_decay=0)},
+            r"local.weight_decay is 0, but",
+        ),
+    ],
+)
+def test_what_fixes_results_may_not_change(values, field, stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    edited(folder, **values)
+    before = contents(folder)
+    with pytest.raises(ValueError, match=field):
+        training.train(build(training.read_config(folder)), folder)
+    assert contents(folder) == before
+
+
+def test_a_relative_path_of_data_is_the_same_after_a_resume(tmp_path, monkeypatch):
+    """Config and checkpoints name the file in full, wherever the run was started."""
+    monkeypatch.chdir(tmp_path)
+    saved = []
+    monkeypatch.setattr(
+        checkpoint, "save", lambda *_, config, **__: saved.append(config)
+    )
+    values = {"dataset": {"name": "npz", "path": "own.npz"}}
+    config = configs.from_dict(TINY | SCHEDULE | values)
+    training.write_config(tmp_path, config)
+    log = metrics_log.MetricsLog(tmp_path / training.METRICS)
+    training._save(experiment()._replace(config=config), tmp_path, None, log)
+    monkeypatch.chdir("/")
+    read = training.read_config(tmp_path)
+    resume.check_unchanged(tmp_path, read, *saved)
+    assert read.dataset.path == str(tmp_path / "own.npz")
+
+
+def test_clients_as_many_as_there_are_is_no_change(tmp_path):
+    trained = configs.to_dict(configs.from_dict(TINY))
+    asked = configs.from_dict(TINY | {"clients": 0})
+    resume.check_unchanged(tmp_path, asked, trained)
+    with pytest.raises(ValueError, match="clients is 3, but the run was trained with"):
+        resume.check_unchanged(
+            tmp_path, configs.from_dict(TINY | {"clients": 3}), trained
+        )
+
+
+@pytest.mark.parametrize("name", ["final", "best"])
+def test_a_summary_that_is_not_the_logs_is_refused(name, reference, tmp_path, capsys):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    summary = files.read_json(folder / training.SUMMARY)
+    line = summary["final"] | {"acc": 0.987}
+    files.write_json(folder / training.SUMMARY, summary | {name: line})
+    assert main(["resume", str(folder)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f"{folder / training.SUMMARY}: {name!r} is no line of " in error
+
+
+def test_a_finished_run_whose_configuration_changed_is_refused(
+    reference, tmp_path, capsys
+):
+    folder = shutil.copytree(reference, tmp_path / "run")
+    edited(folder, seed=5)
+    before = contents(folder)
+    assert main(["resume", str(folder)]) == 2
+    assert "seed is 5, but the run was trained with 0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="seed is 5"):
+        fc.load_run(folder).params()
+    assert contents(folder) == before
+
+
+def test_rounds_may_grow(reference, stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    edited(folder, rounds=11)
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    assert metrics(folder)[-1]["round"] == 11
+    assert metrics(folder)[:2] == metrics(reference)[:2]
+    edited(folder, rounds=12)  # of a finished run, too
+    assert main(["resume", str(folder), "--devices=1"]) == 0
+    assert metrics(folder)[-1]["round"] == 12
 
 
 @pytest.mark.slow
@@ -510,28 +600,37 @@ def test_a_round_that_rejects_all_stops_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--output=run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    for part in ("fedcmi: error: round 1", "fedcmi", "--local.learning-rate"):
+    for part in ("fedcmi: error: round 3", "fedcmi", "--local.learning-rate"):
         assert part in line
     assert "--method.min-temperature" in line
     assert "--clip-norm" in line
     folder = tmp_path / "run"
-    assert checkpoint.rounds(folder / training.CHECKPOINTS) == []
-    (last,) = metrics(folder)
-    assert last["round"] == 1
-    assert len(last["rejected"]) == 2
+    assert checkpoint.rounds(folder / training.CHECKPOINTS) == [2]  # as at the start
+    lines = metrics(folder)
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert all(len(line["rejected"]) == 2 for line in lines)
 
 
 def test_the_checkpoint_before_a_failed_round_stays(tmp_path):
     good = experiment("fedavg")
     folder = start(good, tmp_path / "run")
     with pytest.raises(training.Interrupted):
-        training.train(good, folder, At(3, lambda: signal.raise_signal(2)))
+        training.train(good, folder, [At(3, lambda: signal.raise_signal(2))])
     kept = newest(folder, good)
-    with pytest.raises(training.DivergedError, match="round 4.*round 3 is saved"):
+    with pytest.raises(training.DivergedError, match="round 6.*3 rounds in a row"):
         training.train(poisoned(0, 1, 2, 3), folder)
-    still = newest(folder, good)
-    assert still.round == 3
-    problems.assert_equal(still.state, kept.state)
+    still = newest(folder, good).state
+    problems.assert_equal(still._replace(round=kept.state.round), kept.state)
+
+
+def test_a_round_whose_only_client_is_rejected_is_skipped(tmp_path):
+    built = poisoned(1, clients_per_round=1)
+    folder = start(built, tmp_path / "run")
+    done = training.train(built, folder)
+    assert int(done.state.round) == built.config.rounds
+    skipped = [line["round"] for line in metrics(folder) if "rejected" in line]
+    assert 0 < len(skipped) < built.config.rounds
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(done.state.params))
 
 
 @pytest.mark.slow
@@ -564,7 +663,8 @@ def test_the_remedy_names_the_rate_that_was_used(method, rate, tmp_path):
 def test_a_second_signal_ends_the_process_at_once():
     program = (
         "import signal; from fedcmi_jax.experiment import training\n"
-        "with training.stop_requests(training.Observer()):\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"  # a job's parent may ignore it
+        "with training.stop_requests(print):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    print('first')\n"
         "    signal.raise_signal(signal.SIGINT)\n"
@@ -726,12 +826,12 @@ def test_a_lost_best_checkpoint_is_noted(tmp_path, monkeypatch):
     built = scripted(monkeypatch, {3: 0.5, 6: 0.4, 8: 0.75})
     folder = start(built, tmp_path / "run")
     with pytest.raises(training.Interrupted):
-        training.train(built, folder, At(6, lambda: signal.raise_signal(2)))
+        training.train(built, folder, [At(6, lambda: signal.raise_signal(2))])
     shutil.rmtree(folder / training.BEST / "3" / "state")
     with pytest.raises(ValueError, match="no usable checkpoint.*best"):
         training.load_best(folder, built)
     observer = At()
-    training.train(built, folder, observer)
+    training.train(built, folder, [observer])
     assert any("has lost round 3, the best so far" in n for n in observer.notes)
     assert training.load_best(folder, built).round == 8
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedcmi_jax.experiment import run_folder
+from fedcmi_jax.experiment import metrics_log, run_folder, summary_file
 from fedcmi_jax.experiment.files import read_json, write_json
 from fedcmi_jax.experiment.metrics_log import MetricsLog
 
@@ -220,6 +220,58 @@ def test_a_corrupt_line_in_the_middle_is_named(log, line, what):
             action()
         one_line(error)
     assert log.path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", metrics_log.NUMBERS)
+@pytest.mark.parametrize("value", ["high", True, [0.5], {"a": 1}])
+def test_a_line_with_another_type_is_no_line(log, name, value):
+    line = json.dumps({"round": 1, name: value}) + "\n"
+    for text in (line, line + '{"round": 2}\n'):  # no killed process wrote it
+        log.path.write_text(text)
+        with pytest.raises(ValueError, match="line 1: corrupt"):
+            log.read()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_ordinary_file_is_named_at_once(make, tmp_path):
+    for name in ("config.json", run_folder._LOCK):
+        make(tmp_path / name)
+    with pytest.raises(ValueError, match=r"config\.json: is no ordinary file"):
+        read_json(tmp_path / "config.json")
+    with (
+        pytest.raises(ValueError, match=r"\.lock: is no ordinary file"),
+        run_folder.lock(tmp_path),
+    ):
+        raise AssertionError("locked")
+
+
+SUMMARY = {
+    "rounds": 8,
+    "stopped_early": None,
+    "final": {"round": 8, "acc": 0.5},
+    "best": None,
+    "seconds": 1.5,
+}
+
+
+@pytest.mark.parametrize("name", SUMMARY)
+@pytest.mark.parametrize("value", ["8", True, [8], {"acc": "0.5"}, {}])
+def test_a_summary_with_another_type_is_named(name, value, tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, SUMMARY)
+    assert summary_file.read_summary(tmp_path) == SUMMARY
+    write_json(path, SUMMARY | {name: value})
+    if name == "stopped_early" and value == {}:
+        return
+    with pytest.raises(ValueError, match=f"summary.json: has no valid '{name}'; rem"):
+        summary_file.read_summary(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "null", '{"rounds"'])
+def test_a_summary_that_is_none_is_named(text, tmp_path):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(ValueError, match=r"summary\.json: .*; remove the file, and"):
+        summary_file.read_summary(tmp_path)
 
 
 def test_a_killed_writer_loses_at_most_its_unfinished_line(child, log):

@@ -107,6 +107,7 @@ def test_powd_candidates_are_drawn_by_size():
 @pytest.mark.parametrize(
     "average", ["uniform", pytest.param("by_size", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_powd_averages_by_hand(average):
     """All of d = K candidates are chosen, whatever their losses are."""
     net, fed = model("classifier"), federation(np.ones((5, 2), bool))

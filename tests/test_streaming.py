@@ -54,7 +54,10 @@ def trained(built, folder):
 
 @pytest.mark.parametrize(
     ("method", "chunk_size"),
-    [("fedavg", 1), pytest.param("fedcmi", 2, marks=pytest.mark.slow)],
+    [
+        pytest.param("fedavg", 1, marks=pytest.mark.slow),
+        pytest.param("fedcmi", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_streamed_runs_equal_resident_ones(method, chunk_size, tmp_path):
     resident, streamed = (experiment(s, method, chunk_size) for s in (False, True))
@@ -77,17 +80,18 @@ def test_several_devices(tmp_path):
     assert len(federation.labels.devices()) == 2
 
 
+@pytest.mark.slow
 def test_interrupted_resumed_and_reported(tmp_path):
     resident, streamed = experiment(False), experiment(True)
     reference = trained(resident, tmp_path / "resident")
     folder = start(streamed, tmp_path / "streamed")
     with pytest.raises(training.Interrupted):
         training.train(
-            streamed, folder, At(3, lambda: signal.raise_signal(signal.SIGINT))
+            streamed, folder, [At(3, lambda: signal.raise_signal(signal.SIGINT))]
         )
     assert newest(folder, streamed).round == 3
     again, observer = build(streamed.config), At()  # as a new process would
-    training.train(again, folder, observer)
+    training.train(again, folder, [observer])
     assert_same_run(folder, reference, again)
     assert observer.notes[-1].startswith("streamed 4 cohorts of 0.0 MB in ")
     report = read_json(folder / training.SUMMARY)["stream"]
@@ -193,7 +197,7 @@ def test_the_chunk_size_can_be_tuned(tmp_path):
     values = configs.to_dict(experiment(True).config)
     built = build(configs.from_dict(values | {"chunk_size": "auto"}))
     observer = At()
-    training.train(built, start(built, tmp_path / "run"), observer)
+    training.train(built, start(built, tmp_path / "run"), [observer])
     assert any("chunk size" in note for note in observer.notes)
 
 

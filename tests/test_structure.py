@@ -15,7 +15,7 @@ import fedcmi_jax
 ROOT = pathlib.Path(fedcmi_jax.__file__).parent
 
 LAYERS = [
-    {"types", "backend", "_lazy", "choices"},
+    {"types", "samples", "backend", "_lazy", "_version", "choices", "memory"},
     {
         "data",
         "federation",
@@ -23,16 +23,34 @@ LAYERS = [
         "partition",
         "blocks",
         "placement",
+        "reductions",
         "optimizers",
         "server_optimizers",
+        "uploads",
     },
-    {"aggregate", "assembly", "cohort", "exchange", "evaluation", "methods", "ring"},
-    {"clients", "local", "streaming"},
+    {
+        "aggregate",
+        "aggregators",
+        "assembly",
+        "cohort",
+        "compression",
+        "evaluation",
+        "exchange",
+        "guard",
+        "methods",
+        "ring",
+        "reports",
+    },
+    {"attacks", "clients", "local", "privacy", "stacks", "streaming", "systems"},
+    {"setup"},
     {"server"},
+    {"updates"},
+    {"cohort_updates", "selection"},
     {"round"},
     {"algorithm"},
     {"experiment"},
-    {"bench", "testing"},
+    {"bench", "deploy", "results", "testing"},
+    {"sweeps"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -116,6 +134,7 @@ TRAINING_EXAMPLES = (
     "fedcmi_jax.algorithm",
     "fedcmi_jax.experiment.experiment",
     "fedcmi_jax.experiment.history",
+    "fedcmi_jax.sweeps.one_call",
 )
 """Modules whose examples compile a round."""
 

@@ -14,7 +14,7 @@ import pytest
 
 from fedcmi_jax import data
 from fedcmi_jax.cli.main import main
-from fedcmi_jax.data.tfds import fsdd, mnist, prepare, read_arrays
+from fedcmi_jax.data.tfds import as_prepared, fsdd, mnist, prepare, read_arrays
 from fedcmi_jax.data.tfds.hapt import Hapt
 from fedcmi_jax.data.tfds.prepare import data_root
 from tests.raw_files import (
@@ -308,6 +308,15 @@ def test_no_network_says_what_to_do(monkeypatch):
         "train-images-idx3-ubyte.gz: cannot be downloaded (ConnectionError)",
         "manual_dir",
     )
+
+
+def test_as_prepared_nothing_is_downloaded(monkeypatch, tmp_path):
+    from tensorflow_datasets.core.download import downloader
+
+    monkeypatch.setattr(downloader._Downloader, "_sync_download", pytest.fail)
+    with as_prepared():
+        one_line(lambda: prepare("mnist"), "mnist: not prepared", "data prepare")
+    assert not (tmp_path / "root").exists()
 
 
 def test_idx_mistakes(raw):

@@ -14,7 +14,6 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from fedcmi_jax.bench import hlo, topology
 from fedcmi_jax.bench.layers import LAYERS, Layer
-from fedcmi_jax.models.convolution import CHANNELS_LAST
 from fedcmi_jax.types import Array
 
 CLIENTS = 4
@@ -23,23 +22,15 @@ measures them, and few, for the unrolled form takes long to compile."""
 
 
 def _lax(layer: Layer, x: Array, w: Array) -> Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        w,
-        (layer.stride,) * 2,
-        [(layer.kernel // 2,) * 2] * 2,
-        dimension_numbers=CHANNELS_LAST,
-    )
+    return jax.lax.conv_general_dilated(x, w, **layer.options)
 
 
 def _patches(layer: Layer, x: Array, w: Array) -> Array:
     """What every output sees, cut out by a convolution, times the kernel."""
-    k, s = layer.kernel, layer.stride
-    cut = jax.lax.conv_general_dilated_patches(
-        x, (k, k), (s, s), [(k // 2,) * 2] * 2, dimension_numbers=CHANNELS_LAST
-    )
+    taps = layer.weights[:-2]
+    cut = jax.lax.conv_general_dilated_patches(x, taps, **layer.options)
     # Its features are channel first, then the tap.
-    return cut @ w.transpose(2, 0, 1, 3).reshape(-1, w.shape[-1])
+    return cut @ jnp.moveaxis(w, -2, 0).reshape(-1, w.shape[-1])
 
 
 def _gradients(
@@ -83,10 +74,9 @@ def cycles(
     """
     chip = SingleDeviceSharding(mesh.devices.flat[0])
     many = () if clients is None else (clients,)
-    taps = (layer.kernel,) * 2
     shapes = (
         (*many, layer.batch, *layer.size, layer.channels),
-        (*many, *taps, layer.channels, layer.features),
+        (*many, *layer.weights),
     )
     args = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=chip) for s in shapes]
     program = topology.compiled(jax.jit(step).lower(*args))

@@ -1,6 +1,7 @@
 """Every convolution of the benchmark's models alone, and what else a step does."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 
 from fedcmi_jax.bench import pieces
 from fedcmi_jax.experiment import timing
-from fedcmi_jax.models.convolution import CHANNELS_LAST, convolution
+from fedcmi_jax.models.convolution import convolution
 from fedcmi_jax.types import Array
 
 REPEATED_FLOP = 2e10
@@ -23,7 +24,7 @@ class Layer:
     Attributes:
       name: Model and layer.
       batch: B, as in the workload.
-      size: (H, W) of its input.
+      size: (H, W) of its input, or (T,) of a signal.
       channels: C; the channel of ones that carries BatchNorm's shift included.
       features: F.
       kernel: k.
@@ -33,7 +34,7 @@ class Layer:
 
     name: str
     batch: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     channels: int
     features: int
     kernel: int
@@ -46,8 +47,24 @@ class Layer:
         outputs = self.batch
         for side in self.size:
             outputs *= -(-side // self.stride)
-        forward = 2.0 * outputs * self.kernel**2 * self.channels * self.features
+        forward = 2.0 * outputs * math.prod(self.weights)
         return forward * (2 if self.first else 3)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Shape of the kernel: taps, C, F."""
+        return (self.kernel,) * len(self.size) + (self.channels, self.features)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a convolution is called with besides its arrays."""
+        axes = len(self.size)
+        space = "HW"[:axes]
+        return {
+            "window_strides": (self.stride,) * axes,
+            "padding": [(self.kernel // 2,) * 2] * axes,
+            "dimension_numbers": (f"N{space}C", f"{space}IO", f"N{space}C"),
+        }
 
 
 def _resnet18() -> Iterator[Layer]:
@@ -72,22 +89,24 @@ LAYERS = (
     Layer("convnet conv3", 64, (14, 14), 32, 64, 3, 2),
     Layer("convnet conv4", 64, (7, 7), 64, 64, 3),
     *_resnet18(),
+    Layer("har_conv conv1", 32, (128,), 3, 32, 5),
+    Layer("har_conv conv2", 32, (64,), 32, 64, 5),
+    Layer("har_conv conv3", 32, (32,), 64, 128, 5),
+    Layer("spectrogram_conv conv1", 32, (112, 112), 2, 16, 3, 2, first=True),
+    Layer("spectrogram_conv conv2", 32, (56, 56), 16, 32, 3, 2),
+    Layer("spectrogram_conv conv3", 32, (28, 28), 32, 64, 3, 2),
 )
-"""The convolutions of the workloads ``convnet`` and ``resnet18``, equal ones once."""
+"""The convolutions of the workloads ``convnet`` and ``resnet18``, equal ones once, and
+of the encoders of HAPT's windows and AV-MNIST's spectrograms.
+"""
 
 
 def program(layer: Layer) -> tuple[Callable[[], float], int]:
     """A loop of forward passes and gradients: runs it, its seconds; and its length."""
     key = jax.random.key(0)
     x = jax.random.normal(key, (layer.batch, *layer.size, layer.channels))
-    shape = (layer.kernel, layer.kernel, layer.channels, layer.features)
-    w = jax.random.normal(key, shape)
-    conv = functools.partial(
-        convolution,
-        window_strides=(layer.stride,) * 2,
-        padding=[(layer.kernel // 2,) * 2] * 2,
-        dimension_numbers=CHANNELS_LAST,
-    )
+    w = jax.random.normal(key, layer.weights)
+    conv = functools.partial(convolution, **layer.options)
     count = max(1, round(REPEATED_FLOP / layer.flop))
 
     def step(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -25,7 +25,7 @@ from fedcmi_jax.bench import hlo
 from fedcmi_jax.bench.measure import builder
 from fedcmi_jax.bench.workloads import WORKLOADS, entries
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.placement import AXIS, rows_on
+from fedcmi_jax.placement import AXIS, ROWS, rows_on
 from fedcmi_jax.types import FederationState, PyTree
 
 EXAMPLES = "v4:2x2x1, v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2"
@@ -150,8 +150,8 @@ def _placed(tree: PyTree, mesh: Mesh, spec: P = P()) -> PyTree:  # noqa: B008
 
 def _placed_state(state: FederationState, mesh: Mesh, clients: int) -> FederationState:
     """As ``placement.place_state`` does with arrays."""
-    rest = _placed(state._replace(memory=(), personal={}), mesh)
-    own = {"memory": state.memory, "personal": state.personal}
+    rest = _placed(state._replace(memory=(), personal={}, residual=()), mesh)
+    own = {name: getattr(state, name) for name in ROWS}
     own = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((rows_on(mesh, clients), *x.shape[1:]), x.dtype),
         own,

@@ -2,7 +2,7 @@
 
 import sys
 
-from fedcmi_jax.cli.main import main
+from fedcmi_jax.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,6 +17,7 @@ from fedcmi_jax.cli.commands import Bench
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.experiment.config import lookup
 from fedcmi_jax.experiment.files import write_json
+from fedcmi_jax.experiment.outputs import check_file
 from fedcmi_jax.experiment.training import versions
 
 
@@ -93,6 +94,8 @@ def run(options: Bench) -> int:
       ValueError: An option is impossible.
     """
     plan = plan_of(options)
+    path = pathlib.Path(options.output or f"bench-{options.workload}.json")
+    check_file(path)
     alone = options.workload == "layers"
     if alone and hasattr(os, "sched_setaffinity"):
         # One core, before JAX counts them for its threads.
@@ -126,7 +129,6 @@ def run(options: Bench) -> int:
             log(_line(row))
     report["peak_rss_bytes"] = timing.peak_rss()
     log(f"peak RSS {report['peak_rss_bytes'] / 1e6:.0f} MB")
-    path = pathlib.Path(options.output or f"bench-{options.workload}.json")
     write_json(path, report)
     log(f"written: {path}")
     return 0

@@ -16,6 +16,7 @@ from fedcmi_jax.cli.bench import asked
 from fedcmi_jax.cli.commands import Bench
 from fedcmi_jax.experiment.config_file import versions
 from fedcmi_jax.experiment.files import write_json
+from fedcmi_jax.experiment.outputs import check_file
 
 MEASURING = ("against", "peers", "repeats", "launch")
 """Options of a run: where nothing runs, there is nothing for them to change."""
@@ -65,6 +66,9 @@ def run(options: Bench) -> int:
         the topology.
     """
     plan = plan_of(options)
+    name = f"bench-{options.workload}-{options.topology.replace(':', '-')}.json"
+    path = pathlib.Path(options.output or name)
+    check_file(path)
     if not backend.has_started():
         jax.config.update("jax_platforms", "cpu")  # JAX itself shall look for no TPU
     mesh = topology.topology_mesh(options.topology)
@@ -96,8 +100,6 @@ def run(options: Bench) -> int:
             for row in topology.rows(name, plan, mesh):
                 report["results"].append(row)
                 log(_line(row))
-    name = f"bench-{options.workload}-{options.topology.replace(':', '-')}.json"
-    path = pathlib.Path(options.output or name)
     write_json(path, report)
     log(f"written: {path}")
     return 0

@@ -47,10 +47,13 @@ class Group(NamedTuple):
     Attributes:
       help: One line.
       commands: Name -> command or group.
+      default: The one that is meant where a file or a folder stands in a command's
+        place; "": none.
     """
 
     help: str
     commands: "Mapping[str, type[Command] | Group]"
+    default: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,3 +79,15 @@ class Launch:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Follow:
+    """What follows a run besides its own files; never part of its configuration.
+
+    Attributes:
+      log: tensorboard, wandb: metrics go there, too, from RUN/tensorboard and RUN/wandb
+        (offline where nobody is logged in); each needs the extra of its name.
+    """
+
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()

@@ -6,226 +6,42 @@ its defaults decided: help, mistakes and small commands then do not wait for JAX
 
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from tyro.conf import Positional, arg
 
 from fedcmi_jax.cli.command import FLAT, Command, Group, Launch
+from fedcmi_jax.cli.run_commands import (
+    Configured,
+    Evaluate,
+    Export,
+    Predict,
+    Resume,
+    Train,
+)
+from fedcmi_jax.cli.sweep_commands import Compare, SweepClients, SweepRun
 
 if TYPE_CHECKING:
     from fedcmi_jax.experiment.config import Config
 else:
     Config = Any  # the parser takes the type of the default
 
-RUNS = pathlib.Path("runs")
-"""Where run folders go unless --output says otherwise."""
-
 What = Literal[
-    "all", "presets", "datasets", "methods", "partitions", "encoders", "runs"
+    "all",
+    "presets",
+    "datasets",
+    "methods",
+    "partitions",
+    "encoders",
+    "aggregators",
+    "attacks",
+    "privacy",
+    "compressions",
+    "systems",
+    "runs",
 ]
 """What ``fedcmi list`` shows."""
-
-
-@dataclass(frozen=True)
-class _Configured(Command):
-    """A command with a run's configuration: ``[PRESET] [--FLAG=VALUE ...]``.
-
-    Attributes:
-      config: The configuration.
-    """
-
-    takes = "a preset first, then flags"
-    config: Annotated[Config, FLAT]
-
-    @classmethod
-    def settle(cls, args: Sequence[str]) -> tuple[Self, list[str]]:
-        """See ``Command``: the preset, and names such as --method.name."""
-        from fedcmi_jax.cli import sections
-
-        sections.load_plugins(args)
-        preset, rest = sections.take_preset(args)
-        config, rest = sections.take_names(cls.base(preset), rest)
-        return cls(config=config), rest
-
-    @classmethod
-    def base(cls, preset: str | None) -> "Config":
-        """The configuration with this preset, before flags."""
-        from fedcmi_jax.experiment import presets
-
-        return presets.preset(preset or presets.DEFAULT)
-
-
-@dataclass(frozen=True)
-class Train(_Configured):
-    """Trains, and leaves a folder with configuration, metrics and checkpoints.
-
-    Defaults are those of the preset. The names (--dataset.name, --partition.name,
-    --encoder.name, --method.name) decide which other flags of their sections there are:
-    --help behind a name shows its own. All names and presets: fedcmi list.
-
-    Attributes:
-      config: The configuration.
-      launch: Devices and processes.
-    """
-
-    launch: Annotated[Launch, FLAT] = Launch()
-
-    def run(self) -> int:
-        """See ``Command``."""
-        from fedcmi_jax.cli import train
-
-        return train.train(self)
-
-
-@dataclass(frozen=True)
-class Resume(Command):
-    """Goes on with an interrupted run, by its own config.json.
-
-    Attributes:
-      run_folder: The run's folder; fedcmi list runs shows what is here.
-      launch: Devices and processes; a run may go on with others.
-    """
-
-    takes = (
-        "a run folder and nothing else (a run's configuration is fixed); `fedcmi list "
-        "runs` shows what is here"
-    )
-    run_folder: Annotated[pathlib.Path, Positional, arg(metavar="RUN")]
-    launch: Annotated[Launch, FLAT] = Launch()
-
-    def run(self) -> int:
-        """See ``Command``."""
-        from fedcmi_jax.cli import train
-
-        return train.resume(self)
-
-
-@dataclass(frozen=True)
-class _OfRun(Command):
-    """A command on a run's folder.
-
-    Attributes:
-      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
-      round: Which model: last, best (on validation), or the number of a round that has
-        a checkpoint.
-    """
-
-    takes = "a run folder first, then flags; `fedcmi list runs` shows what is here"
-    run_folder: Annotated[pathlib.Path, Positional, arg(metavar="RUN")]
-    round: str = "last"
-
-
-@dataclass(frozen=True)
-class Evaluate(_OfRun):
-    """Measures a model of a run on its test split, and prints the numbers as JSON.
-
-    Attributes:
-      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
-      round: Which model: last, best (on validation), or the number of a round that has
-        a checkpoint.
-    """
-
-    def run(self) -> int:
-        """See ``Command``."""
-        from fedcmi_jax.cli import use
-
-        return use.evaluate(self)
-
-
-@dataclass(frozen=True)
-class Predict(_OfRun):
-    """Applies a model of a run to samples of your own.
-
-    The input is an .npz file with an array [n, ...] per modality, and, if samples lack
-    some, ``available`` [n, M]. The output has ``logits`` [n, C], ``probabilities``
-    [n, C], ``labels`` [n] and ``class_names`` [C].
-
-    Attributes:
-      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
-      round: Which model: last, best (on validation), or the number of a round that has
-        a checkpoint.
-      input: The samples, an .npz file.
-      output: The .npz file to write; must not exist.
-    """
-
-    input: pathlib.Path | None = None
-    output: pathlib.Path | None = None
-
-    def run(self) -> int:
-        """See ``Command``."""
-        from fedcmi_jax.cli import use
-
-        return use.predict(self)
-
-
-@dataclass(frozen=True)
-class Export(_OfRun):
-    """Writes a model of a run for use without this package.
-
-    A folder with ``params.npz`` (an array per parameter and statistic, by path),
-    ``predict.stablehlo`` (a portable program: inputs and available [b, M] -> logits [b,
-    C], any number of samples b) and ``model.json`` (modalities, shapes, classes); with
-    the extra ``export`` also ``predict.jax``, which ``jax.export.deserialize`` reads.
-
-    Attributes:
-      run_folder: The run's folder; of several seeds that of one, RUN/seed-S.
-      round: Which model: last, best (on validation), or the number of a round that has
-        a checkpoint.
-      output: The folder to write, new or empty; None: RUN-export.
-    """
-
-    output: pathlib.Path | None = None
-
-    def run(self) -> int:
-        """See ``Command``."""
-        from fedcmi_jax.cli import use
-
-        return use.export(self)
-
-
-@dataclass(frozen=True)
-class SweepClients(_Configured):
-    """Measures seconds, memory and accuracy at growing client counts.
-
-    The work per client is the same at every count: 32 samples. Writes sweep.json,
-    sweep.md and sweep.png into the folder --output. Without a preset: synthetic data,
-    everybody multimodal, one epoch. The flags of fedcmi train apply.
-
-    Attributes:
-      config: The configuration.
-      counts: Client counts.
-      participation: Share of the clients in every round's cohort, in (0, 1].
-      launch: Devices and processes.
-    """
-
-    counts: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000)
-    participation: float = 1.0
-    launch: Annotated[Launch, FLAT] = Launch()
-
-    @classmethod
-    def base(cls, preset: str | None) -> "Config":
-        """See ``_Configured``: few rounds of one large step, for speed is measured."""
-        from fedcmi_jax.experiment.config import section
-        from fedcmi_jax.experiment.presets import preset as preset_of
-
-        config = preset_of(preset or "synthetic")
-        if preset is None:
-            local = replace(config.local, epochs=1)
-            config = replace(config, multimodal_fraction=1.0, local=local)
-        return replace(
-            config,
-            rounds=5,
-            partition=section("partition", "iid")(),
-            local=replace(config.local, learning_rate=0.3),
-            chunk_size=100,  # small clients want many at once (docs/speed.md)
-        )
-
-    def run(self) -> int:
-        """See ``Command``."""
-        from fedcmi_jax.cli import sweep
-
-        return sweep.run(self)
 
 
 @dataclass(frozen=True)
@@ -309,7 +125,7 @@ class Prepare(Command):
 
 
 @dataclass(frozen=True)
-class Describe(_Configured):
+class Describe(Configured):
     """Shows who holds what: samples, classes and modalities of every client.
 
     Deals the training samples out as fedcmi train would, and draws class counts,
@@ -328,16 +144,46 @@ class Describe(_Configured):
 
 
 @dataclass(frozen=True)
+class DeployInit(Configured):
+    """Writes a project for Flower, whose clients are processes with data of their own.
+
+    ``fedcmi deploy init PRESET DIR [--FLAG=VALUE ...]``; flwr run takes the folder
+    (docs/deploy.md). Needs no Flower itself. The flags of fedcmi train are known.
+
+    Attributes:
+      config: The configuration; its output is DIR, new or empty.
+    """
+
+    takes = "a preset, a folder, then flags"
+
+    @classmethod
+    def settle(cls, args: Sequence[str]) -> tuple[Self, list[str]]:
+        """See ``Command``; the folder behind the preset is its output."""
+        given = list(args)
+        if len(given) > 1 and not any(x.startswith("-") for x in given[:2]):
+            given[1] = f"--output={given[1]}"
+        return super().settle(given)
+
+    def run(self) -> int:
+        """See ``Command``."""
+        from fedcmi_jax.cli import deploy
+
+        return deploy.init(self)
+
+
+@dataclass(frozen=True)
 class List(Command):
     """Lists presets, data sets, methods, partitions, encoders and runs.
 
     Attributes:
       what: What to list.
+      folder: Where to look for runs, at any depth; None: runs.
       imports: Modules of your own whose methods, data sets... to list, too.
     """
 
-    takes = f"one of {', '.join(get_args(What))}"
+    takes = f"one of {', '.join(get_args(What))}, and behind runs a folder"
     what: Positional[What] = "all"
+    folder: Positional[pathlib.Path | None] = None
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
 
     def run(self) -> int:
@@ -345,6 +191,36 @@ class List(Command):
         from fedcmi_jax.cli import lists
 
         return lists.run(self)
+
+
+@dataclass(frozen=True)
+class Report(Command):
+    """Writes a page, a text, tables and figures on runs and sweeps.
+
+    The page is index.html in the folder --output; it loads nothing. Beside it are
+    report.md, all tables as CSV, and all figures as SVG and PNG. Runs given side by
+    side are called by what differs between them; unfinished ones have what there is.
+
+    Attributes:
+      folders: Runs (of one seed or several) and sweeps.
+      baseline: What to compare with: an entry's label, or a value such as fedavg; None:
+        the sweep's baseline, or the first entry.
+      output: Folder to write: new, empty, or a report, which is replaced.
+      target: Accuracy in (0, 1] for rounds, seconds and bytes to reach it; None: the
+        baseline's final mean.
+    """
+
+    takes = "run or sweep folders, then flags; `fedcmi list runs` shows what is here"
+    folders: Annotated[tuple[pathlib.Path, ...], Positional, arg(metavar="RUN")] = ()
+    baseline: str | None = None
+    output: str = "report"
+    target: float | None = None
+
+    def run(self) -> int:
+        """See ``Command``."""
+        from fedcmi_jax.cli import report
+
+        return report.run(self)
 
 
 @dataclass(frozen=True)
@@ -373,13 +249,23 @@ COMMANDS = Group(
         "evaluate": Evaluate,
         "predict": Predict,
         "export": Export,
-        "sweep": Group("Measures over a range.", {"clients": SweepClients}),
+        "sweep": Group(
+            "Trains every cell of a plan: fedcmi sweep FILE.toml, or a sweep's folder "
+            "to go on with it. Or measures over client counts: fedcmi sweep clients.",
+            {"run": SweepRun, "clients": SweepClients},
+            default="run",
+        ),
+        "compare": Compare,
         "bench": Bench,
         "data": Group(
             "Prepares data sets, and shows how they are dealt out.",
             {"prepare": Prepare, "describe": Describe},
         ),
+        "deploy": Group(
+            "Takes a federation out of the simulation.", {"init": DeployInit}
+        ),
         "list": List,
+        "report": Report,
         "doctor": Doctor,
     },
 )

@@ -3,108 +3,17 @@
 import functools
 import io
 import pathlib
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import rich.console
 import rich.table
 
 from fedcmi_jax.cli.commands import Describe
-from fedcmi_jax.experiment.config import Config, check_config
-from fedcmi_jax.experiment.split import load_dataset, split
+from fedcmi_jax.experiment.outputs import check_file
+from fedcmi_jax.results.holdings import Holdings, holdings
 
 MOST_ROWS = 30
 """Clients that are listed one by one; of more, the first ones."""
-
-
-class Holdings(NamedTuple):
-    """Who holds what.
-
-    Attributes:
-      title: Data set and partition.
-      counts: [N, C] int64, training samples of each client and class.
-      available: [N, M] bool, True where a client has a modality.
-      present: [n, M] bool, True where a sample that a client holds has the modality.
-      class_names: C names.
-      modalities: M names.
-      unused: Training samples that no client holds.
-      test_counts: [C] int64, test samples of each class.
-      held: What is held out of the clients' training -> [N] int64 samples of each.
-      holdout: Samples of each client that never takes part.
-    """
-
-    title: str
-    counts: np.ndarray
-    available: np.ndarray
-    present: np.ndarray
-    class_names: tuple[str, ...]
-    modalities: tuple[str, ...]
-    unused: int
-    test_counts: np.ndarray
-    held: Mapping[str, np.ndarray] = MappingProxyType({})
-    holdout: tuple[int, ...] = ()
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """[N] training samples of each client."""
-        return self.counts.sum(axis=1)
-
-
-def holdings(
-    config: Config, log: Callable[[str], None] = lambda text: None
-) -> Holdings:
-    """Loads the data set of a configuration and deals it, as training would.
-
-    Args:
-      config: The configuration.
-      log: Receives the data set's preparation, and its notes.
-
-    Returns:
-      Who holds what.
-
-    Raises:
-      ValueError: Data set, partition or a number is impossible.
-
-    Example:
-      >>> from fedcmi_jax.experiment.config import from_dict
-      >>> values = {"dataset": {"name": "synthetic"}, "clients": 4}
-      >>> holdings(from_dict(values)).available.sum(axis=0).tolist()
-      [3, 3]
-    """
-    check_config(replace(config, clients_per_round=1))
-    dataset = load_dataset(config.dataset, log)
-    found = split(config, dataset)
-    dataset, parts, available = found.dataset, found.partition, found.available
-    labels = dataset.train.labels
-    counts = np.zeros((parts.num_clients, dataset.num_classes), np.int64)
-    owners = np.repeat(np.arange(parts.num_clients), parts.sizes)
-    np.add.at(counts, (owners, labels[parts.order]), 1)
-    present = available[owners]
-    if dataset.train.available is not None:
-        present &= np.asarray(dataset.train.available)[parts.order].astype(bool)
-    splits = {"validation": found.validation, "own test": found.client_test}
-    held = {
-        name: np.bincount(split.clients, minlength=parts.num_clients)
-        for name, split in splits.items()
-        if split is not None
-    }
-    away = np.zeros(0, np.int64) if found.holdout is None else found.holdout.clients
-    used = len(parts.order) + len(away) + sum(int(x.sum()) for x in held.values())
-    return Holdings(
-        title=f"{dataset.name}, {config.partition.name}",
-        counts=counts,
-        available=available,
-        present=present,
-        class_names=dataset.class_names,
-        modalities=dataset.modalities,
-        unused=len(labels) - used,
-        test_counts=np.bincount(dataset.test.labels, minlength=dataset.num_classes),
-        held=held,
-        holdout=tuple(np.bincount(away, minlength=config.holdout_clients).tolist()),
-    )
 
 
 def run(options: Describe) -> int:
@@ -125,15 +34,15 @@ def run(options: Describe) -> int:
     path = pathlib.Path(output) if output else None
     if path is not None and path.suffix != ".png":
         raise ValueError(f"--output: {path} is no picture's name; end it in .png")
-    if path is not None and not path.absolute().parent.is_dir():
-        raise ValueError(f"--output: no folder {path.parent}; create it first")
+    if path is not None:
+        check_file(path)
     found = holdings(options.config, log)
     log(text(found))
     if path is not None:
         # Imported for a picture only: tables do not wait for matplotlib.
-        from fedcmi_jax.cli import picture
+        from fedcmi_jax.results import holdings_figure
 
-        picture.draw(found, path)
+        holdings_figure.draw(found, path)
         log(f"written: {path}")
     return 0
 
@@ -152,6 +61,10 @@ def text(found: Holdings) -> str:
             f"{sum(found.holdout):,} more samples are for testing only; held-out "
             f"clients: {len(found.holdout)}"
         )
+    if found.wrong_labels:
+        lines.append(f"{found.wrong_labels:,} training labels are wrong: label noise")
+    if found.network:
+        lines.append(found.network)
     if found.unused:
         lines.append(f"{found.unused:,} training samples are held by no client")
     tables = (_summary(found), _modalities(found), _clients(found))
@@ -209,7 +122,8 @@ def _clients(found: Holdings) -> rich.table.Table:
         has = ("yes" if a else "-" for a in found.available[i])
         held = (f"{samples[i]:,}" for samples in found.held.values())
         numbers = (f"{row.sum():,}", *held, str((row > 0).sum()))
-        table.add_row(str(i), *numbers, largest, *has)
+        name = found.names[i] if found.names else str(i)
+        table.add_row(name, *numbers, largest, *has)
     return table
 
 

@@ -8,20 +8,13 @@ from typing import NamedTuple
 
 import jax
 
-from fedcmi_jax import backend
-from fedcmi_jax.cli import launch
+from fedcmi_jax import backend, memory
 from fedcmi_jax.data.tfds.prepare import data_root
-from fedcmi_jax.experiment import training
-
-GIB = 1 << 30
-"""Bytes of a GiB."""
+from fedcmi_jax.experiment import environment, training
+from fedcmi_jax.experiment.programs import keep_programs
 
 MIB = 1 << 20
 """Bytes of a MiB."""
-
-MEMINFO = pathlib.Path("/proc/meminfo")
-CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
-"""A container's limit: a number of bytes, or ``max``."""
 
 
 class Diagnosis(NamedTuple):
@@ -44,7 +37,7 @@ def run() -> int:
     Returns:
       The exit code.
     """
-    launch.keep_programs()
+    keep_programs()
     found = diagnose(backend.check)
     for name, text in found.rows:
         print(f"{name:<12}{text}")
@@ -70,7 +63,7 @@ def diagnose(check: Callable[[], float]) -> Diagnosis:
     half = len(names) // 2
     rows = [("versions", ", ".join(names[:half])), ("", ", ".join(names[half:]))]
     rows += [
-        ("cores", f"{launch.usable_cores()} usable of {os.cpu_count()}"),
+        ("cores", f"{environment.usable_cores()} usable of {os.cpu_count()}"),
         ("memory", _memory()),
         ("xla cache", _folder(jax.config.values["jax_compilation_cache_dir"])),
         ("data cache", _folder(data_root())),
@@ -107,14 +100,11 @@ def _version(package: str) -> str:
 
 def _memory() -> str:
     """Total and available memory, the total of a container if it has a limit."""
-    if not MEMINFO.exists():
+    found = memory.host_memory()
+    if found is None:
         return "unknown"
-    lines = (line.partition(":") for line in MEMINFO.read_text().splitlines())
-    kilobytes = {name: int(text.split()[0]) for name, _, text in lines}
-    total, free = (1024 * kilobytes[name] for name in ("MemTotal", "MemAvailable"))
-    if CGROUP_LIMIT.exists() and CGROUP_LIMIT.read_text().strip().isdecimal():
-        total = min(total, int(CGROUP_LIMIT.read_text()))
-    return f"{total / GIB:.1f} GiB, {min(free, total) / GIB:.1f} GiB available"
+    total, free = found
+    return f"{total / memory.GIB:.1f} GiB, {free / memory.GIB:.1f} GiB available"
 
 
 def _folder(path: str | pathlib.Path | None) -> str:
@@ -130,5 +120,5 @@ def _devices() -> str:
     """The backend, its devices and their memory where they tell."""
     devices = backend.find_devices()
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
-    memory = f", {limit / GIB:.1f} GiB each" if limit else ""
-    return f"{jax.default_backend()}: {len(devices)} x {devices[0].device_kind}{memory}"
+    each = f", {limit / memory.GIB:.1f} GiB each" if limit else ""
+    return f"{jax.default_backend()}: {len(devices)} x {devices[0].device_kind}{each}"

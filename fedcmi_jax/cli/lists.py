@@ -3,23 +3,19 @@
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import rich.console
 import rich.table
+from rich.markup import escape
 
-from fedcmi_jax.cli.commands import RUNS, List
+from fedcmi_jax.cli.commands import List
+from fedcmi_jax.cli.run_commands import RUNS
 from fedcmi_jax.data.catalog import CATALOG
 from fedcmi_jax.experiment import plugins
 from fedcmi_jax.experiment.config import REGISTRIES
-from fedcmi_jax.experiment.files import read_json
-from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.presets import PRESETS
-from fedcmi_jax.experiment.run_folder import (
-    CONFIG,
-    METRICS,
-    SUMMARY,
-)
+from fedcmi_jax.experiment.progress import percent
+from fedcmi_jax.experiment.run_list import find_runs
 
 UNLIMITED_WIDTH = 1000
 """Columns of a table that goes to a file or a pipe."""
@@ -33,23 +29,26 @@ def run(options: List) -> int:
 
     Returns:
       The exit code.
+
+    Raises:
+      ValueError: A folder is given that is not there, or where none is listed.
     """
+    folder = options.folder
+    if folder is not None and options.what != "runs":
+        raise ValueError(f"list: unknown '{folder}'; takes {List.takes}")
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"list runs: there is no folder {folder}")
     plugins.load(options.imports)
     # In a pipe there is no width to fit, and cut names are of no use to a script.
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
     console = rich.console.Console(soft_wrap=True, width=width)
     if options.what != "all":
-        console.print(LISTS[options.what]())
+        console.print(LISTS[options.what](options.folder or RUNS))
         return 0
     for name, table in LISTS.items():
         console.print(f"[bold]{name}[/bold]")
-        console.print(table(), "")
+        console.print(table(RUNS), "")
     return 0
-
-
-def percent(value: float | None) -> str:
-    """A share as a person reads it."""
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def list_registry(kind: str) -> rich.table.Table:
@@ -102,50 +101,28 @@ def list_presets() -> rich.table.Table:
 
 
 def list_runs(root: pathlib.Path) -> rich.table.Table:
-    """Runs below a folder: status, rounds and accuracy; several seeds are one run."""
-    table = rich.table.Table(
-        "run", "method", "rounds", "accuracy", "status", box=None, pad_edge=False
-    )
-    for config in sorted(root.glob(f"*/{CONFIG}")):
-        folder = config.parent
-        try:
-            values = read_json(config)["config"]
-            records = [r for r in MetricsLog(folder / METRICS).read() if "acc" in r]
-            rounds, method = values["rounds"], values["method"]["name"]
-            accuracy = records[-1]["acc"] if records else None
-            is_finished = (folder / SUMMARY).exists()
-            if is_finished:
-                # Seeds that stop early do not all have the last line.
-                accuracy = read_json(folder / SUMMARY)["final"]["acc"]
-            status = _status(folder, values, is_finished)
-        except (ValueError, KeyError, TypeError) as error:
-            table.add_row(str(folder), "", "", "", f"damaged: {error}")
-            continue
-        done = records[-1]["round"] if records else 0
-        row = (method, f"{done}/{rounds}", percent(accuracy), status)
-        table.add_row(str(folder), *row)
+    """Runs and sweeps in a folder and below it."""
+    names = ("run", "preset", "method", "seeds", "rounds", "fused", "weakest", "state")
+    table = rich.table.Table(*names, box=None, pad_edge=False)
+    for row in find_runs(root):
+        shares = (percent(row.acc), percent(row.weakest))
+        texts = (row.preset, row.method, row.seeds, row.rounds, *shares, row.state)
+        # Names are the user's: a bracket in one is no markup.
+        table.add_row(*(escape(text) for text in (str(row.folder), *texts)))
     return table
 
 
-def _status(folder: pathlib.Path, values: dict[str, Any], is_finished: bool) -> str:
-    """What `list_runs` says of a run with these values in its config.json."""
-    parts = ["finished" if is_finished else "resumable"]
-    if (seeds := values.get("seeds", 1)) > 1:
-        parts.append(f"{seeds} seeds")
-        if not is_finished and not values.get("map_seeds"):
-            done = len(list(folder.glob(f"seed-*/{SUMMARY}")))
-            parts.append(f"{done} of them done")
-    if values.get("fixed_partition") or values.get("map_seeds"):
-        parts.append("partition of seed 0")
-    return ", ".join(parts)
-
-
-LISTS: dict[str, Callable[[], rich.table.Table]] = {
-    "presets": list_presets,
-    "datasets": list_datasets,
-    "methods": lambda: list_registry("method"),
-    "partitions": lambda: list_registry("partition"),
-    "encoders": lambda: list_registry("encoder"),
-    "runs": lambda: list_runs(RUNS),
+LISTS: dict[str, Callable[[pathlib.Path], rich.table.Table]] = {
+    "presets": lambda folder: list_presets(),
+    "datasets": lambda folder: list_datasets(),
+    "methods": lambda folder: list_registry("method"),
+    "partitions": lambda folder: list_registry("partition"),
+    "encoders": lambda folder: list_registry("encoder"),
+    "aggregators": lambda folder: list_registry("aggregator"),
+    "attacks": lambda folder: list_registry("attack"),
+    "privacy": lambda folder: list_registry("privacy"),
+    "compressions": lambda folder: list_registry("compression"),
+    "systems": lambda folder: list_registry("systems"),
+    "runs": list_runs,
 }
-"""Name -> its table."""
+"""Name -> its table, of a folder of runs."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Union
 
@@ -70,15 +71,24 @@ def _find(
     """Names of the command, the command, and the arguments behind its name."""
     path: list[str] = []
     found: Group | type[Command] = COMMANDS
-    for name in args:
-        if not isinstance(found, Group) or name.startswith("-"):
-            break
-        if name not in found.commands:
-            what = path[-1] if path else "command"
-            name = _lookup(what, name, found.commands)
+    rest = list(args)
+    while isinstance(found, Group) and rest and not rest[0].startswith("-"):
+        name = rest[0]
+        if name not in found.commands and found.default and _is_path(name):
+            name = found.default
+        else:
+            if name not in found.commands:
+                what = path[-1] if path else "command"
+                name = _lookup(what, name, found.commands)
+            del rest[0]
         path.append(name)
         found = found.commands[name]
-    return path, found, list(args[len(path) :])
+    return path, found, rest
+
+
+def _is_path(text: str) -> bool:
+    """Whether an argument is a file or a folder rather than a command's name."""
+    return any(mark in text for mark in "./~") or pathlib.Path(text).exists()
 
 
 def _union(group: Group, defaults: Mapping[type, Any], brief: bool) -> Any:

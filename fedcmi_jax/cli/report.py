@@ -1,136 +1,28 @@
-"""What a person sees of a run: its progress and the final block."""
+"""``fedcmi report``: a page on runs and sweeps."""
 
-import sys
-from typing import Any
-
-import rich.progress
-
-from fedcmi_jax.cli.lists import percent
-from fedcmi_jax.evaluation.glossary import explain
-from fedcmi_jax.experiment.training import Observer, Summary
-
-MOST_PLAIN_LINES = 20
-"""Lines of progress of a run whose output is not a terminal."""
+from fedcmi_jax.cli.commands import Report
+from fedcmi_jax.results.report import report
 
 
-def modality_accuracies(record: dict[str, Any]) -> dict[str, float]:
-    """Modality -> fused accuracy with the other modalities zero."""
-    return {
-        name.removeprefix("acc_").removesuffix("_zero"): value
-        for name, value in record.items()
-        if name.startswith("acc_") and name.endswith("_zero")
-    }
+def run(options: Report) -> int:
+    """Runs the command.
 
+    Args:
+      options: Its options.
 
-def _line(record: dict[str, Any]) -> str:
-    parts = [f"accuracy {percent(record['acc'])}"]
-    parts += [f"{m} {percent(a)}" for m, a in modality_accuracies(record).items()]
-    return "  ".join(parts)
+    Returns:
+      The exit code.
 
-
-class PlainProgress(Observer):
-    """One line per evaluated round, at most about twenty a run."""
-
-    def started(self, round: int, rounds: int) -> None:
-        """Says where training starts."""
-        self.rounds = rounds
-        self.next = 0
-        print(f"training from round {round} to {rounds}", flush=True)
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        """Prints the round if its turn has come."""
-        round = record["round"]
-        if round >= self.next or round == self.rounds:
-            print(f"round {round}/{self.rounds}  {_line(record)}", flush=True)
-            self.next = round + self.rounds / MOST_PLAIN_LINES
-
-    def note(self, text: str) -> None:
-        """Prints a note on standard error."""
-        print(f"fedcmi: {text}", file=sys.stderr, flush=True)
-
-
-class BarProgress(Observer):
-    """A progress bar with round, accuracies and the time left."""
-
-    def __init__(self) -> None:
-        """Sets the bar up; it shows from ``started`` on."""
-        self.bar = rich.progress.Progress(
-            rich.progress.TextColumn("round {task.completed:.0f}/{task.total:.0f}"),
-            rich.progress.BarColumn(),
-            rich.progress.TimeRemainingColumn(),
-            rich.progress.TextColumn("{task.fields[line]}"),
-        )
-        self.task: rich.progress.TaskID | None = None
-
-    def __enter__(self) -> "BarProgress":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.stop()
-
-    def started(self, round: int, rounds: int) -> None:
-        """Shows the bar."""
-        self.task = self.bar.add_task(
-            "train", total=rounds, completed=round, line="compiling"
-        )
-        self.bar.start()
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        """Moves the bar."""
-        if self.task is not None:
-            self.bar.update(self.task, completed=record["round"], line=_line(record))
-
-    def note(self, text: str) -> None:
-        """Prints a note above the bar."""
-        self.bar.console.print(f"fedcmi: {text}", highlight=False, soft_wrap=True)
-
-
-def final_block(summary: Summary) -> str:
-    """The run's result in a few lines, and below it a line on every name in it."""
-    r = summary.final
-    named: dict[str, str] = {}
-
-    def part(column: str, value: str) -> str:
-        term = explain(column)
-        named[term.shown] = term.meaning
-        return f"{term.shown} {value}"
-
-    def spread(name: str) -> str:
-        mean, lowest = (percent(r.get(f"{name}_{what}")) for what in ("mean", "min"))
-        return f"{mean} mean, {lowest} lowest"
-
-    lines = [part("acc", f"{percent(r['acc'])} after {r['round']} rounds")]
-    for m in modality_accuracies(r):
-        views = [f"acc_{m}_{kind}" for kind in ("zero", "infiltration", "head")]
-        parts = [part(view, percent(r[view])) for view in views if view in r]
-        lines.append(f"  {m} {'  '.join(parts)}")
-    parts = [
-        part("macro_f1", f"{r['macro_f1']:.3f}"),
-        part("worst_class", percent(r["worst_class"])),
-        part("client_mean", spread("client")),
-    ]
-    lines.append(f"  {'  '.join(parts)}")
-    if "personal_mean" in r:
-        lines.append(f"  {part('personal_mean', spread('personal'))}")
-    if "val_acc" in r:
-        lines.append(f"  {part('val_acc', percent(r['val_acc']))}")
-    if summary.best is not None:
-        lines.append(
-            f"  best round on validation {summary.best['round']}: "
-            f"validation {percent(summary.best['val_acc'])}, "
-            f"test {percent(summary.best['acc'])}"
-        )
-    if summary.stopped_early is not None:
-        lines.append(
-            f"  stopped early at round {summary.stopped_early}: validation had not "
-            "improved for early_stop_rounds"
-        )
-    for name in ("client_test", "holdout"):
-        if f"{name}_acc" in r:
-            value = f"{percent(r[f'{name}_acc'])}, by client {spread(name)}"
-            lines.append(f"  {part(f'{name}_acc', value)}")
-    if summary.fixed_partition:
-        lines.append("  on the partition of seed 0 (fixed_partition)")
-    lines.append(f"run folder {summary.folder}")
-    meanings = (f"  {shown}: {meaning}" for shown, meaning in named.items())
-    return "\n".join([*lines, "where", *meanings])
+    Raises:
+      ValueError: No folder is given, one is no run or sweep, or the output is taken.
+    """
+    if not options.folders:
+        raise ValueError(f"report: takes {Report.takes}")
+    page = report(
+        options.folders,
+        options.output,
+        baseline=options.baseline,
+        target=options.target,
+    )
+    print(f"written: {page}, with report.md, tables and figures beside it")
+    return 0

@@ -4,10 +4,16 @@ import functools
 import pathlib
 
 from fedcmi_jax.cli import launch
-from fedcmi_jax.cli.commands import RUNS, SweepClients
+from fedcmi_jax.cli.run_commands import RUNS
+from fedcmi_jax.cli.sweep_commands import SweepClients
 from fedcmi_jax.experiment import sweep
 from fedcmi_jax.experiment.config import check_config
-from fedcmi_jax.experiment.run_folder import check_free, default_folder, make_folder
+from fedcmi_jax.experiment.run_folder import (
+    check_free,
+    claim_folder,
+    default_folder,
+    make_folder,
+)
 
 
 def run(options: SweepClients) -> int:
@@ -25,6 +31,8 @@ def run(options: SweepClients) -> int:
       DivergedError: Some counts diverged.
     """
     config = options.config
+    if not options.counts:
+        raise ValueError("counts: is empty; give e.g. 10,100,1000")
     for clients in options.counts:
         check_config(sweep.sized(config, clients, options.participation))
     if config.output is None:
@@ -33,7 +41,10 @@ def run(options: SweepClients) -> int:
         folder = pathlib.Path(config.output)
     check_free(folder)
     mesh = launch.start(options.launch)
-    make_folder(folder)
+    if config.output is None:
+        folder = claim_folder(folder)
+    else:
+        make_folder(folder)
     sweep.sweep_clients(
         config,
         folder,

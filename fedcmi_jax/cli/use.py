@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.blocks import by_path
-from fedcmi_jax.cli.commands import Evaluate, Export, Predict
-from fedcmi_jax.data.arrays import read_npz
-from fedcmi_jax.experiment.files import plain, write_json
+from fedcmi_jax.cli.run_commands import Evaluate, Export, Predict
+from fedcmi_jax.data.array_files import nested
+from fedcmi_jax.data.raw.npy import read_npz, zipped
+from fedcmi_jax.experiment.files import plain, replace, write_json
+from fedcmi_jax.experiment.outputs import check_file
 from fedcmi_jax.experiment.run_folder import check_free
-from fedcmi_jax.experiment.runs import Round, Run, load_run
+from fedcmi_jax.experiment.runs import Round, Run, load_run, round_of
 
 
 def evaluate(options: Evaluate) -> int:
@@ -44,26 +46,23 @@ def predict(options: Predict) -> int:
     round = round_of(options.round)
     if options.input is None or options.output is None:
         raise ValueError("predict: give --input=SAMPLES.npz and --output=NEW.npz")
+    check_file(options.output)
     if options.output.exists():
         raise ValueError(f"--output: {options.output} exists; choose another")
-    if not options.output.parent.is_dir():
-        raise ValueError(
-            f"--output: no folder {options.output.parent}; create it first"
-        )
     if not options.input.is_file():
         raise ValueError(f"--input: there is no file {options.input}")
-    inputs = read_npz(options.input)
-    available = inputs.pop("available", None)
+    arrays = read_npz(options.input)
+    available = arrays.pop("available", None)
+    inputs = nested(arrays, str(options.input))
     run = load_run(options.run_folder)
     logits = run.predict(inputs, available, round)
-    with options.output.open("wb") as file:
-        np.savez(
-            file,
-            logits=logits,
-            probabilities=np.asarray(jax.nn.softmax(logits)),
-            labels=logits.argmax(1).astype(np.int32),
-            class_names=np.array(run.experiment.dataset.class_names),
-        )
+    found = {
+        "logits": logits,
+        "probabilities": np.asarray(jax.nn.softmax(logits)),
+        "labels": logits.argmax(1).astype(np.int32),
+        "class_names": np.array(run.experiment.dataset.class_names),
+    }
+    replace(options.output, zipped(found))
     print(f"written: {options.output} ({len(logits):,} samples)")
     return 0
 
@@ -89,16 +88,15 @@ def export(options: Export) -> int:
     if importlib.util.find_spec("flatbuffers"):
         files["predict.jax"] = bytes(program.serialize())
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "params.npz").open("wb") as file:
-        arrays = {"params": params, "batch_stats": stats}
-        np.savez(file, **by_path(arrays))  # type: ignore[arg-type]
+    arrays = by_path({"params": params, "batch_stats": stats})
+    replace(folder / "params.npz", zipped(arrays))
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        replace(folder / name, content)
     data = run.experiment.dataset
     described = {
         "modalities": list(data.modalities),
-        "shapes": {m: list(shape) for m, shape in data.shapes.items()},
-        "dtypes": {m: str(data.train.inputs[m].dtype) for m in data.modalities},
+        "shapes": data.shapes,
+        "dtypes": jax.tree.map(lambda s: str(s.dtype), data.shapes),
         "class_names": list(data.class_names),
         "arguments": ["inputs: {modality: [b, ...]}", "available: [b, M] float32"],
         "result": "logits [b, C] float32",
@@ -114,23 +112,6 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 """What an exported program runs on."""
 
 
-def round_of(text: str) -> Round:
-    """Reads ``--round``.
-
-    Raises:
-      ValueError: It is none of last, best and a number.
-
-    Example:
-      >>> round_of("best"), round_of("12")
-      ('best', 12)
-    """
-    if text in ("last", "best"):
-        return text  # type: ignore[return-value]
-    if not text.isdecimal():
-        raise ValueError(f"--round: {text!r}; give last, best or a round's number")
-    return int(text)
-
-
 def _program(run: Run, round: Round) -> jax.export.Exported:
     """The model's predictions, parameters inside, as a program."""
     (size,) = jax.export.symbolic_shape("b")
@@ -140,7 +121,7 @@ def _program(run: Run, round: Round) -> jax.export.Exported:
         dtype = jax.dtypes.canonicalize_dtype(x.dtype)
         return jax.ShapeDtypeStruct((size, *x.shape[1:]), dtype)
 
-    inputs = {m: samples(data.train.inputs[m]) for m in data.modalities}
+    inputs = jax.tree.map(samples, data.train.inputs)
     table = jax.ShapeDtypeStruct((size, len(data.modalities)), jnp.float32)
     predictor = jax.jit(run.predictor(round))
     return jax.export.export(predictor, platforms=PLATFORMS)(inputs, table)

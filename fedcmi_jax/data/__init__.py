@@ -3,8 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterable
 
+from fedcmi_jax.data.array_files import npz as npz
 from fedcmi_jax.data.arrays import from_arrays as from_arrays
-from fedcmi_jax.data.arrays import npz as npz
 from fedcmi_jax.data.av_mnist import av_mnist as av_mnist
 from fedcmi_jax.data.ave import ave as ave
 from fedcmi_jax.data.base import Dataset as Dataset
@@ -15,11 +15,13 @@ from fedcmi_jax.data.cg_mnist import cg_mnist as cg_mnist
 from fedcmi_jax.data.cremad import cremad as cremad
 from fedcmi_jax.data.crisismmd import crisismmd as crisismmd
 from fedcmi_jax.data.hapt import hapt as hapt
+from fedcmi_jax.data.manifest import manifest as manifest
 from fedcmi_jax.data.modelnet40 import modelnet40 as modelnet40
 from fedcmi_jax.data.noisy_digits import noisy_digits as noisy_digits
 from fedcmi_jax.data.noisy_mnist import noisy_mnist as noisy_mnist
 from fedcmi_jax.data.synthetic import synthetic as synthetic
 from fedcmi_jax.data.tfds import tfds as tfds
+from fedcmi_jax.samples import PathOption as PathOption
 
 REGISTRY: dict[str, Callable[..., Dataset]] = {
     "noisy_digits": noisy_digits,
@@ -34,6 +36,7 @@ REGISTRY: dict[str, Callable[..., Dataset]] = {
     "crisismmd": crisismmd,
     "modelnet40": modelnet40,
     "npz": npz,
+    "manifest": manifest,
 }
 """Name -> factory."""
 

@@ -1,15 +1,13 @@
-"""Data of one's own: from arrays, or from a file or folder of arrays."""
+"""Data of one's own: from arrays."""
 
-import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fedcmi_jax.data.base import Dataset, Split, check_dataset
+from fedcmi_jax.samples import map_arrays, named_arrays
 
-SPLITS = ("train", "test")
 RESERVED = ("labels", "clients", "available")
 """Names that no modality can have: what a file holds beside the inputs."""
 
@@ -33,8 +31,9 @@ def from_arrays(
     """A data set of arrays, checked.
 
     Args:
-      train: Modality -> [n, ...], of floats, or of integers for token ids. Their order
-        is that of every table of modalities. Floats become float32, integers int32.
+      train: Modality -> [n, ...], of floats, or of integers for token ids; or a dict of
+        such arrays, which its encoder gets as x. The order of the modalities is that of
+        every table of them. Floats become float32, integers int32.
       labels: [n] integers in [0, C).
       test: Modality -> [t, ...].
       test_labels: [t].
@@ -57,12 +56,18 @@ def from_arrays(
       >>> data.modalities, data.class_names, data.train.inputs["a"].dtype.name
       (('a', 'b'), ('0', '1'), 'float32')
     """
+    for which, inputs in (("train", train), ("test", test)):
+        if not isinstance(inputs, Mapping):
+            raise ValueError(
+                f"{which}: is of type {type(inputs).__name__}; give a dict, modality "
+                "-> array"
+            )
     splits = {"train": Split(dict(train), labels, clients, available)}
     splits["test"] = Split(dict(test), test_labels, None, test_available)
-    return check_dataset(_assembled(name, splits, class_names))
+    return check_dataset(assembled(name, splits, class_names))
 
 
-def _assembled(
+def assembled(
     name: str, splits: dict[str, Split], class_names: tuple[str, ...] | None
 ) -> Dataset:
     """The data set, its arrays of the types that it needs; values are not looked at."""
@@ -75,28 +80,44 @@ def _assembled(
                 f"train: {modality!r} is no name of a modality; give a string without "
                 f"'/' that is none of {', '.join(RESERVED)}"
             )
+        if not named_arrays(modality, train[modality]):
+            raise ValueError(f"train: modality {modality!r} has no array; give one")
     if set(test) != set(train):
         raise ValueError(
             f"test: has modalities {sorted(test)}, train has {sorted(train)}; give "
             "both the same"
         )
+    ids, client_names = _numbers({s: x.clients for s, x in splits.items()})
     typed = {
         which: Split(
-            {m: numeric(f"{which}, modality {m!r}", split.inputs[m]) for m in train},
+            {
+                m: map_arrays(numeric, f"{which}, modality {m!r}", split.inputs[m])
+                for m in train
+            },
             _integers(split.labels),
-            None if split.clients is None else _numbers(split.clients),
+            ids[which],
             None
             if split.available is None
             else table_of(split.available, (len(split.labels), len(train))),
         )
         for which, split in splits.items()
     }
-    for m, x in typed["train"].inputs.items():
-        other = typed["test"].inputs[m].shape[1:]
-        if x.shape[1:] != other:
+    for m in train:
+        one, other = (
+            {whose: x.shape[1:] for whose, x in named_arrays(repr(m), split.inputs[m])}
+            for split in typed.values()
+        )
+        if set(one) != set(other):
             raise ValueError(
-                f"test: a sample of {m!r} has shape {other}, in train {x.shape[1:]}"
+                f"test: has arrays {sorted(other)}, train has {sorted(one)}; give both "
+                "the same"
             )
+        for whose, shape in one.items():
+            if shape != other[whose]:
+                raise ValueError(
+                    f"test: a sample of {whose} has shape {other[whose]}, in train "
+                    f"{shape}"
+                )
     if class_names is None:
         labels = [split.labels for split in typed.values() if split.size]
         known = [y.max() for y in labels if np.issubdtype(y.dtype, np.integer)]
@@ -105,7 +126,14 @@ def _assembled(
             raise ValueError(f"labels: {largest} is no class index; give class_names")
         class_names = tuple(map(str, range(largest + 1)))
     names = tuple(class_names)
-    return Dataset(name, tuple(train), names, typed["train"], typed["test"])
+    return Dataset(
+        name,
+        tuple(train),
+        names,
+        typed["train"],
+        typed["test"],
+        client_names=client_names,
+    )
 
 
 def numeric(where: str, values: Any) -> np.ndarray:
@@ -177,115 +205,17 @@ def table_of(available: Any, shape: tuple[int, int]) -> np.ndarray:
     return table.astype(bool)
 
 
-def _numbers(clients: Any) -> np.ndarray:
-    """Ids as numbers from 0, in sorted order of the ids."""
-    ids = np.asarray(clients)
-    if ids.dtype == object:
-        ids = ids.astype(str)
-    return np.unique(ids, return_inverse=True)[1].reshape(-1).astype(np.int32)
-
-
-def npz(*, path: str | None = None) -> Dataset:
-    """Arrays of one's own, from an .npz file or a folder of .npy files.
-
-    The file's arrays, or the folder's files with .npy behind their names:
-      train/NAME, test/NAME: a modality's samples, floats or int32 token ids;
-      train/labels, test/labels: class indices;
-      train/clients, train/available, test/available, class_names: if there are any.
-    Files of a folder are read as memory maps. Modalities are in the order of the names
-    in the file; of a folder, of the alphabet. Nothing is unpickled.
-
-    Args:
-      path: The file, or the folder.
-
-    Returns:
-      The data set, see ``from_arrays``.
-
-    Raises:
-      ValueError: Something is missing, damaged, or refused by ``from_arrays``.
-
-    Example:
-      >>> import tempfile
-      >>> path = tempfile.mkdtemp() + "/own.npz"
-      >>> x, y = np.zeros((4, 3)), np.array([0, 1, 0, 1])
-      >>> arrays = {"train/a": x, "train/labels": y, "test/a": x, "test/labels": y}
-      >>> np.savez(path, **arrays)
-      >>> npz(path=path).modalities
-      ('a',)
-    """
-    if path is None:
-        raise ValueError("path: of the arrays is missing; give --dataset.path=FILE.npz")
-    place = pathlib.Path(path)
-    if not place.exists():
-        raise ValueError(
-            f"path: there is no {place.absolute()}; give an .npz file or a folder"
-        )
-    arrays = _of_folder(place) if place.is_dir() else read_npz(place)
-    parts: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
-    for key, x in arrays.items():
-        split, _, name = key.partition("/")
-        if split in parts and name:
-            parts[split][name] = x
-    for split in SPLITS:
-        if "labels" not in parts[split]:
-            raise ValueError(
-                f"{place}: has no {split}/labels; docs/new_data.md has the layout"
-            )
-    splits = {
-        split: Split(
-            {m: x for m, x in found.items() if m not in RESERVED},
-            found["labels"],
-            found.get("clients"),
-            found.get("available"),
-        )
-        for split, found in parts.items()
-    }
-    names = None
-    if "class_names" in arrays:
-        names = tuple(map(str, np.atleast_1d(arrays["class_names"])))
-    try:
-        return _assembled(place.stem, splits, names)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-
-
-def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; nothing is unpickled.
-
-    Raises:
-      ValueError: The file is damaged or none, or an array is; names file and array.
-    """
-    with path.open("rb") as opened:
-        try:
-            file = np.load(opened, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            file = None
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError(
-                f"{path}: is no .npz file, or damaged; write it with np.savez"
-            )
-        return {key: _read(f"{path}, {key}", file, key) for key in file.files}
-
-
-def _read(where: str, file: Any, key: str) -> np.ndarray:
-    try:
-        return file[key]
-    except Exception as error:  # zlib's and tokenize's own among them
-        raise ValueError(f"{where}: {_why(error)}") from None
-
-
-def _of_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    found = {}
-    for file in sorted(folder.rglob("*.npy")):
-        key = file.relative_to(folder).with_suffix("").as_posix()
-        try:
-            found[key] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{file}: {_why(error)}") from None
-    return found
-
-
-def _why(error: Exception) -> str:
-    if "allow_pickle" in str(error) or "Object arrays" in str(error):
-        return "is an array of objects, which only a pickle holds; give numbers"
-    return f"cannot be read ({error}); write it again with np.save"
+def _numbers(
+    clients: Mapping[str, Any],
+) -> tuple[dict[str, np.ndarray | None], tuple[str, ...]]:
+    """Split -> ids as numbers from 0, and the names that they stand for, sorted."""
+    given = {s: np.asarray(ids) for s, ids in clients.items() if ids is not None}
+    given = {s: x.astype(str) if x.dtype == object else x for s, x in given.items()}
+    numbers: dict[str, np.ndarray | None] = dict.fromkeys(clients)
+    if not given:
+        return numbers, ()
+    known = np.unique(np.concatenate([ids.reshape(-1) for ids in given.values()]))
+    for split, ids in given.items():
+        places = np.searchsorted(known, ids.reshape(-1).astype(known.dtype))
+        numbers[split] = places.astype(np.int32)
+    return numbers, tuple(map(str, known))

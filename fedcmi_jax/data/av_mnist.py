@@ -12,9 +12,10 @@ import numpy as np
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.noisy_digits import standardized
-from fedcmi_jax.data.sampling import subset
+from fedcmi_jax.data.sampling import MNIST_SIZES, check_subset, subset
 from fedcmi_jax.data.spectrogram import fixed_length, log_mel, log_stft
 from fedcmi_jax.data.tfds import as_float, prepare, records
+from fedcmi_jax.samples import PathOption
 
 CLIP = 6000
 """Samples of audio kept, 0.75 s: only 30 of the 2,500 recordings are longer."""
@@ -32,8 +33,8 @@ def av_mnist(
     test_samples: int | None = None,
     standardize: bool = True,
     seed: int = 0,
-    data_dir: str | None = None,
-    manual_dir: str | None = None,
+    data_dir: PathOption | None = None,
+    manual_dir: PathOption | None = None,
 ) -> Dataset:
     """60,000 MNIST images, each with a spoken digit of the same class.
 
@@ -64,6 +65,8 @@ def av_mnist(
         data cannot be prepared.
     """
     check_choice("spectrogram", spectrogram, _SPECTROGRAMS)
+    counts = {"train_samples": train_samples, "test_samples": test_samples}
+    check_subset(seed, counts, MNIST_SIZES)
     builder = prepare("av_mnist", data_dir=data_dir, manual_dir=manual_dir)
     transform = _SPECTROGRAMS[spectrogram]
     dataset = Dataset(
@@ -72,6 +75,7 @@ def av_mnist(
         class_names=tuple(builder.info.features["label"].names),
         train=_split(builder, "train", transform, train_samples, seed, 0),
         test=_split(builder, "test", transform, test_samples, seed, 1),
+        client_names=tuple(builder.info.features["speaker"].names),
     )
     return standardized(dataset) if standardize else dataset
 

@@ -14,6 +14,7 @@ import numpy as np
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.raw.decoding import Item, Log, silent
+from fedcmi_jax.samples import PathOption
 
 SECONDS = 10.0
 """Length of the sound after tiling (methods 0.2)."""
@@ -44,11 +45,11 @@ class Event(NamedTuple):
 def ave(
     log: Log = silent,
     *,
-    root: str | None = None,
-    splits: str | None = None,
+    root: PathOption | None = None,
+    splits: PathOption | None = None,
     frames: int = 4,
     image_size: int = 224,
-    cache_dir: str | None = None,
+    cache_dir: PathOption | None = None,
     workers: int = 1,
 ) -> Dataset:
     """AVE: 3,329 training and 402 test events of 28 classes; "audio" and "visual".

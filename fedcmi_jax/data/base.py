@@ -1,10 +1,11 @@
 """The one record every data set becomes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedcmi_jax.types import Split as Split
+from fedcmi_jax.samples import Shape, map_arrays, named_arrays
+from fedcmi_jax.samples import Split as Split
 
 _CHECKED_BYTES = 1 << 24
 """Bytes of an array looked at together: no copy of a large memory map, little Python
@@ -26,6 +27,8 @@ class Dataset(NamedTuple):
       test: Test split.
       notes: What whoever shows the data set should say: samples that its loader
         dropped, counted, and why.
+      client_names: Name of natural client j at place j; empty: ``Split.clients`` are
+        the source's own numbers.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Dataset(NamedTuple):
     train: Split
     test: Split
     notes: tuple[str, ...] = ()
+    client_names: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -41,9 +45,13 @@ class Dataset(NamedTuple):
         return len(self.class_names)
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Modality -> shape of one sample."""
-        return {m: self.train.inputs[m].shape[1:] for m in self.modalities}
+    def shapes(self) -> dict[str, Any]:
+        """Modality -> ``Shape`` of one sample, or a dict of them."""
+
+        def of(where: str, x: np.ndarray) -> Shape:
+            return Shape(x.shape[1:], x.dtype)
+
+        return {m: map_arrays(of, m, self.train.inputs[m]) for m in self.modalities}
 
 
 def check_dataset(dataset: Dataset) -> Dataset:
@@ -65,20 +73,29 @@ def check_dataset(dataset: Dataset) -> Dataset:
                 f"{where}: has modalities {sorted(split.inputs)}, expected "
                 f"{sorted(dataset.modalities)}"
             )
-        for modality, values in split.inputs.items():
-            if len(values) != split.size:
-                raise ValueError(
-                    f"{where}, modality {modality!r}: {len(values)} samples for "
-                    f"{split.size} labels"
-                )
-            row = _first_out_of_bounds(values)
-            if row is not None:
-                fault = _fault(values[row])
-                raise ValueError(f"{where}, modality {modality!r}, row {row}: {fault}")
+        for modality, arrays in split.inputs.items():
+            for whose, values in named_arrays(f"modality {modality!r}", arrays):
+                if len(values) != split.size:
+                    raise ValueError(
+                        f"{where}, {whose}: {len(values)} samples for {split.size} "
+                        "labels"
+                    )
+                row = _first_out_of_bounds(values)
+                if row is not None:
+                    fault = _fault(values[row])
+                    raise ValueError(f"{where}, {whose}, row {row}: {fault}")
         if split.clients is not None and len(split.clients) != split.size:
             raise ValueError(
                 f"{where}: {len(split.clients)} client ids for {split.size} labels"
             )
+        if split.clients is not None and dataset.client_names:
+            ids, known = np.asarray(split.clients), len(dataset.client_names)
+            bad = np.flatnonzero((ids < 0) | (ids >= known))
+            if bad.size:
+                raise ValueError(
+                    f"{where}, row {bad[0]}: client {ids[bad[0]]} has none of the "
+                    f"{known} client_names; name all of them or none"
+                )
         if split.available is not None:
             table = np.asarray(split.available)
             if table.shape != (split.size, len(dataset.modalities)):

@@ -139,5 +139,14 @@ CATALOG: dict[str, Entry] = {
         get="your arrays, as path (docs/new_data.md)",
         licence="yours",
     ),
+    "manifest": Entry(
+        modalities=("your own",),
+        classes=None,
+        train=None,
+        test=None,
+        clients="",
+        get="your files, listed in a CSV, as path (docs/new_data.md)",
+        licence="yours",
+    ),
 }
 """Data set name -> entry, for every name in ``data.REGISTRY``."""

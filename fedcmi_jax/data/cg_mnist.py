@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from fedcmi_jax.data.base import Dataset, Split
-from fedcmi_jax.data.sampling import subset
+from fedcmi_jax.data.sampling import MNIST_SIZES, check_subset, subset
 from fedcmi_jax.data.tfds import as_float, prepare, read_arrays
+from fedcmi_jax.samples import PathOption
 
 
 def cg_mnist(
@@ -14,8 +15,8 @@ def cg_mnist(
     train_samples: int | None = None,
     test_samples: int | None = None,
     seed: int = 0,
-    data_dir: str | None = None,
-    manual_dir: str | None = None,
+    data_dir: PathOption | None = None,
+    manual_dir: PathOption | None = None,
 ) -> Dataset:
     """MNIST in a "gray" view and a "color" view whose colour is a trap.
 
@@ -38,6 +39,8 @@ def cg_mnist(
     Raises:
       ValueError: A number of samples is out of range, or the data cannot be prepared.
     """
+    counts = {"train_samples": train_samples, "test_samples": test_samples}
+    check_subset(seed, counts, MNIST_SIZES)
     builder = prepare("cg_mnist", data_dir=data_dir, manual_dir=manual_dir)
     return Dataset(
         name="cg_mnist",

@@ -14,6 +14,7 @@ import numpy as np
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.raw.decoding import Item, Log, silent
+from fedcmi_jax.samples import PathOption
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 """Neutral, happy, sad, fear, disgust, anger; the order of the labels."""
@@ -46,11 +47,11 @@ class Clip(NamedTuple):
 def cremad(
     log: Log = silent,
     *,
-    root: str | None = None,
-    splits: str | None = None,
+    root: PathOption | None = None,
+    splits: PathOption | None = None,
     frames: int = 3,
     image_size: int = 224,
-    cache_dir: str | None = None,
+    cache_dir: PathOption | None = None,
     workers: int = 1,
 ) -> Dataset:
     """CREMA-D: 7,442 clips of 91 actors, six emotions; "audio" and "visual".
@@ -113,6 +114,7 @@ def cremad(
         train=Split(inputs["train"], labels[0], clients[0]),
         test=Split(inputs["test"], labels[1], clients[1]),
         notes=notes,
+        client_names=raw.layout.client_names(c.actor for c in (*train, *test)),
     )
 
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.data.places import expanded
 from fedcmi_jax.data.raw.cache import prepared
 from fedcmi_jax.data.raw.decoding import Item, Log, silent
+from fedcmi_jax.samples import PathOption
 
 CLASSES = ("not_informative", "informative")
 """The order of the labels."""
@@ -61,12 +63,12 @@ class Tweet(NamedTuple):
 def crisismmd(
     log: Log = silent,
     *,
-    root: str | None = None,
-    splits: str | None = None,
+    root: PathOption | None = None,
+    splits: PathOption | None = None,
     tokens: int = 48,
-    text_features: str | None = None,
+    text_features: PathOption | None = None,
     image_size: int = 224,
-    cache_dir: str | None = None,
+    cache_dir: PathOption | None = None,
     workers: int = 1,
 ) -> Dataset:
     """CrisisMMD: 13,608 training and 2,237 test tweets; "image" and "text".
@@ -132,6 +134,7 @@ def crisismmd(
         train=Split(inputs["train"] | {"text": texts[0]}, labels[0], events[0]),
         test=Split(inputs["test"] | {"text": texts[1]}, labels[1], events[1]),
         notes=notes,
+        client_names=raw.layout.client_names(t.event for t in (*train, *test)),
     )
 
 
@@ -190,7 +193,7 @@ def _features(path: str, sizes: tuple[int, int]) -> list[np.ndarray]:
     """The training and the test rows of a file of features."""
     where = f"text_features={path!r}"
     try:
-        values = np.load(pathlib.Path(path).expanduser(), "r", allow_pickle=False)
+        values = np.load(expanded(path), "r", allow_pickle=False)
     except OSError as error:
         reason = error.strerror or "no .npy file"
         raise ValueError(f"{where}: {reason}; give a file of numpy.save") from None

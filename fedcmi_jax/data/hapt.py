@@ -11,6 +11,7 @@ import numpy as np
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.tfds import prepare, read_arrays
+from fedcmi_jax.samples import PathOption
 
 MODALITIES = ("acc", "gyro")
 
@@ -20,8 +21,8 @@ _SMALLEST_DEVIATION = 1e-8  # a sensor that stands still is not scaled up furthe
 def hapt(
     *,
     normalize: Literal["train", "window", "none"] = "train",
-    data_dir: str | None = None,
-    manual_dir: str | None = None,
+    data_dir: PathOption | None = None,
+    manual_dir: PathOption | None = None,
 ) -> Dataset:
     """10,411 windows of a phone's sensors in six activities; 30 volunteers.
 

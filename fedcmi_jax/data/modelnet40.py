@@ -17,6 +17,7 @@ from fedcmi_jax.data import raw
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.raw.cache import prepared
 from fedcmi_jax.data.raw.decoding import Item, Log, silent
+from fedcmi_jax.samples import PathOption
 
 CLASSES = tuple(
     """
@@ -48,11 +49,11 @@ class Model(NamedTuple):
 def modelnet40(
     log: Log = silent,
     *,
-    root: str | None = None,
-    splits: str | None = None,
+    root: PathOption | None = None,
+    splits: PathOption | None = None,
     views: tuple[int, ...] = (1, 7),
     image_size: int = 224,
-    cache_dir: str | None = None,
+    cache_dir: PathOption | None = None,
     workers: int = 1,
 ) -> Dataset:
     """ModelNet40: 9,843 training and 2,468 test objects; modalities "view1", "view7".

@@ -9,8 +9,9 @@ import numpy as np
 
 from fedcmi_jax.data.base import Dataset, Split
 from fedcmi_jax.data.noisy_digits import check_noise, noisy_view, standardized
-from fedcmi_jax.data.sampling import subset
+from fedcmi_jax.data.sampling import MNIST_SIZES, check_subset, subset
 from fedcmi_jax.data.tfds import as_float, prepare, read_arrays
+from fedcmi_jax.samples import PathOption
 
 _VIEW_STREAM = 1  # apart from the choice of samples
 
@@ -22,8 +23,8 @@ def noisy_mnist(
     test_samples: int | None = None,
     standardize: bool = True,
     seed: int = 0,
-    data_dir: str | None = None,
-    manual_dir: str | None = None,
+    data_dir: PathOption | None = None,
+    manual_dir: PathOption | None = None,
 ) -> Dataset:
     """MNIST in a strong view, "clean", and a weak one, "noisy".
 
@@ -54,6 +55,8 @@ def noisy_mnist(
         or leaves a class with one image, or the data cannot be prepared.
     """
     check_noise(noise)
+    counts = {"train_samples": train_samples, "test_samples": test_samples}
+    check_subset(seed, counts, MNIST_SIZES)
     builder = prepare("mnist", data_dir=data_dir, manual_dir=manual_dir)
     dataset = Dataset(
         name="noisy_mnist",

@@ -1,5 +1,7 @@
 """Subsets of a split, for machines that cannot take all of it."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -32,6 +34,38 @@ def stratified_sample(
     return np.sort(by_class[np.diff(tickets) > 0])
 
 
+MNIST_SIZES = {"train_samples": 60_000, "test_samples": 10_000}
+"""Option of a data set made of MNIST's images -> how many there are."""
+
+
+def check_subset(
+    seed: int, counts: Mapping[str, int | None], sizes: Mapping[str, int]
+) -> None:
+    """Refuses what `subset` would, before there are samples to choose from.
+
+    Args:
+      seed: Seed of the choice.
+      counts: Option -> its value; None: all.
+      sizes: Option -> the samples that there are.
+
+    Raises:
+      ValueError: As `subset`.
+
+    Example:
+      >>> check_subset(0, {"test_samples": 0}, MNIST_SIZES)
+      Traceback (most recent call last):
+      ValueError: test_samples=0: must lie in [1, 10000], or be left out for all
+    """
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be non-negative; pass 0, 1, 2...")
+    for option, count in counts.items():
+        if count is not None and not 1 <= count <= sizes[option]:
+            raise ValueError(
+                f"{option}={count}: must lie in [1, {sizes[option]}], or be left out "
+                "for all"
+            )
+
+
 def subset(
     labels: np.ndarray, count: int | None, seed: int, split_index: int, option: str
 ) -> np.ndarray | slice:
@@ -50,12 +84,7 @@ def subset(
     Raises:
       ValueError: count is outside [1, n], or seed is negative.
     """
-    if seed < 0:
-        raise ValueError(f"seed={seed}: must be non-negative; pass 0, 1, 2...")
+    check_subset(seed, {option: count}, {option: len(labels)})
     if count is None:
         return slice(None)
-    if not 1 <= count <= len(labels):
-        raise ValueError(
-            f"{option}={count}: must lie in [1, {len(labels)}], or be left out for all"
-        )
     return stratified_sample(labels, count, np.random.default_rng((seed, split_index)))

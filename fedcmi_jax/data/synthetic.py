@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.memory import check_fits
 
 _CHUNK = 65_536  # rows at a time, so that the means of millions of rows never coexist
 
@@ -44,7 +45,7 @@ def synthetic(
     Raises:
       ValueError: Modalities are none or repeated, strengths do not match them or are
         negative or not finite, a count is below one, there are more natural clients
-        than samples, or seed is negative.
+        than samples, seed is negative, or the arrays are larger than all memory.
 
     Example:
       >>> dataset = synthetic(modalities=("a", "b", "c"), strengths=(2.0, 1.0, 0.5))
@@ -78,6 +79,13 @@ def synthetic(
     if seed < 0:
         raise ValueError(f"seed={seed}: must be non-negative; pass 0, 1, 2...")
 
+    rows = train_samples + test_samples + 2 * num_classes  # means are float64
+    check_fits(
+        f"train_samples={train_samples}, test_samples={test_samples}, num_classes="
+        f"{num_classes}, features={features}: the arrays",
+        4.0 * len(modalities) * features * rows,
+        "give fewer",
+    )
     rng = np.random.default_rng(seed)
     means = {}
     for modality, strength in zip(modalities, strengths, strict=True):

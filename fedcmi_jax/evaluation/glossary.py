@@ -96,6 +96,24 @@ GLOSSARY: dict[str, Term] = {
     "seconds": Term("wall-clock time since the evaluation before, compiling included"),
     "cohort": Term("clients chosen in this round"),
     "rejected": Term("ids of clients whose update was not finite in this round"),
+    "set_aside": Term("ids of clients whose update the guard found too long"),
+    "skipped": Term(
+        "true if the guard, too new to have a measure, dropped the whole round"
+    ),
+    "blocks_kept": Term("blocks that kept their value: too few owners to aggregate"),
+    "bytes_down": Term(
+        "bytes that this round's clients received: blocks that they own and that change"
+    ),
+    "bytes_up": Term("bytes that they sent, compressed where that is on"),
+    "lost": Term("systems: clients of this round whose update did not arrive in time"),
+    "partial": Term("systems: clients that took fewer steps, for the deadline"),
+    "sim_seconds": Term("systems: simulated seconds of all rounds so far"),
+    "epsilon": Term(
+        "privacy: epsilon of the rounds so far at the run's delta, null without noise",
+        "epsilon",
+    ),
+    "clip": Term("privacy: bound on the length of an update that held in this round"),
+    "clipped": Term("privacy: share of the accepted updates that were longer than it"),
     "num_examples": Term("training samples behind this round's accepted updates"),
     "learning_rate": Term("the clients' learning rate in this round"),
     "loss_task": Term("mean cross-entropy of the fused logits over training steps"),
@@ -115,6 +133,21 @@ GLOSSARY: dict[str, Term] = {
 }
 """Column of metrics.jsonl -> what it is. {m} is a modality, {spread} one of SPREAD."""
 
+SHARES = (
+    *("acc", "acc_{m}_zero", "acc_{m}_infiltration", "acc_{m}_head", "acc_{m}_half"),
+    *("macro_f1", "worst_class", "per_class", "client_{spread}", "personal_{spread}"),
+    *("client_test_acc", "client_test_{spread}", "client_test_per_client"),
+    *("holdout_acc", "holdout_{spread}", "holdout_per_client", "clipped"),
+)
+"""Names of accuracies, recalls, F1 and other shares, in [0, 1]; val_{name} is what
+{name} is."""
+
+NO_RESULTS = (
+    *("per_class", "client_test_per_client", "holdout_per_client", "seeds", "per_seed"),
+    *("round", "seconds", "cohort", "rejected", "set_aside", "skipped", "blocks_kept"),
+)
+"""Names of lists, and of what says how a run went and not how good its model is."""
+
 
 def explain(column: str) -> Term:
     """Looks a column up.
@@ -132,12 +165,48 @@ def explain(column: str) -> Term:
       >>> explain("acc_audio_zero").shown
       'alone'
     """
+    return GLOSSARY[_name(column)]
+
+
+def _name(column: str) -> str:
+    """The name in ``GLOSSARY`` that a column has."""
     if column in GLOSSARY:  # a name in full comes before one with a place to fill
-        return GLOSSARY[column]
-    for pattern, term in GLOSSARY.items():
+        return column
+    for pattern in GLOSSARY:
         expression = re.escape(pattern)
         for place, filling in PLACEHOLDERS.items():
             expression = expression.replace(re.escape(place), filling)
         if re.fullmatch(expression, column):
-            return term
+            return pattern
     raise ValueError(f"column: {column!r} is not explained; add it to GLOSSARY")
+
+
+def is_share(column: str) -> bool:
+    """Whether a column's values are shares, which reports show in per cent.
+
+    Args:
+      column: A name in a line of metrics.jsonl; one that the table does not have is
+        taken for no share.
+
+    Example:
+      >>> is_share("val_acc"), is_share("client_min"), is_share("loss_task")
+      (True, True, False)
+    """
+    try:
+        return _name(column.removeprefix("val_")) in SHARES
+    except ValueError:
+        return False
+
+
+def is_result(column: str) -> bool:
+    """Whether a column is a number by which methods can be compared.
+
+    Raises:
+      ValueError: The table does not have it.
+
+    Example:
+      >>> is_result("val_macro_f1"), is_result("seconds"), is_result("val_per_class")
+      (True, False, False)
+    """
+    explain(column)
+    return _name(column.removeprefix("val_")) not in NO_RESULTS

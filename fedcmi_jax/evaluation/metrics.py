@@ -5,7 +5,7 @@ is read off a table at the end.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -13,9 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedcmi_jax.data.base import Split, check_labels
-from fedcmi_jax.evaluation.views import Tables, batches_of, fused_table, view_tables
+from fedcmi_jax.evaluation.views import (
+    OWN,
+    Metric,
+    Tables,
+    batches_of,
+    fused_table,
+    view_tables,
+)
 from fedcmi_jax.federation import Federation
-from fedcmi_jax.types import Array, Model, Params, PyTree
+from fedcmi_jax.types import Array, Model, Params, PyTree, Sums
+
+TAKEN = ("acc", "macro_f1", "worst_class", "per_class", "client", "personal", "val_")
+"""How the names of other columns begin."""
 
 
 class Evaluation(NamedTuple):
@@ -31,11 +41,13 @@ class Evaluation(NamedTuple):
       client_accuracy: [N], see ``client_accuracies``; None without a federation.
       personal_accuracy: The same of every client's own model, for methods that keep
         one; else None.
+      own: Name -> (sum, weight), metrics of the user's own.
     """
 
     tables: Tables
     client_accuracy: Array | None = None
     personal_accuracy: Array | None = None
+    own: Sums = {}  # noqa: RUF012 (nobody writes into it)
 
 
 class ClientView(NamedTuple):
@@ -70,17 +82,27 @@ class Programs(NamedTuple):
 
 
 def build_programs(
-    model: Model, personal: Callable[[Params, PyTree], Params] | None = None
+    model: Model,
+    personal: Callable[[Params, PyTree], Params] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Programs:
     """Compiles nothing yet: the functions that evaluators of a model can share.
 
     Args:
       model: The model.
       personal: See ``build_evaluator``.
+      metrics: See ``build_evaluator``.
 
     Returns:
       The jitted functions.
+
+    Raises:
+      ValueError: A metric has the name of another column, or gives no pair of numbers.
     """
+    for name, metric in (metrics or {}).items():
+        if name.startswith(TAKEN):
+            raise ValueError(f"metrics: {name!r} is taken; begin with another word")
+        _check_metric(name, metric, model.num_classes)
 
     def count(
         batch: PyTree,
@@ -90,7 +112,7 @@ def build_programs(
         memory: PyTree,
     ) -> Tables:
         patterns = None if clients is None else clients.patterns
-        tables = view_tables(model, params, batch_stats, patterns, *batch)
+        tables = view_tables(model, metrics, params, batch_stats, patterns, *batch)
         if clients is not None and personal is not None and memory is not None:
 
             def one_client(client):
@@ -103,15 +125,17 @@ def build_programs(
         return tables
 
     def finish(tables: Tables, clients: ClientView | None) -> Evaluation:
-        if clients is None:
-            return Evaluation(tables)
         tables = dict(tables)
+        sums = tables.pop(OWN, {})
+        if clients is None:
+            return Evaluation(tables, own=sums)
         by_client = tables.pop("patterns")[clients.pattern_of]
         own = tables.pop("personal", None)
         return Evaluation(
             tables,
             client_accuracies(by_client, clients.class_counts),
             None if own is None else client_accuracies(own, clients.class_counts),
+            sums,
         )
 
     def whole(batches: PyTree, clients: ClientView | None, *state) -> Evaluation:
@@ -131,6 +155,7 @@ def build_evaluator(
     personal: Callable[[Params, PyTree], Params] | None = None,
     stream: bool = False,
     programs: Programs | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Callable[..., Evaluation]:
     """Puts a test split on the device and returns the compiled evaluation.
 
@@ -144,18 +169,21 @@ def build_evaluator(
       personal: ``Method.start`` of a method with personal models, ``(params, memory of
         one client) -> params``; every client's model is then tested, one by one.
       stream: Leave the split on the host and send it batch by batch; same results.
-      programs: Of ``build_programs`` with the same model and ``personal``, to share
-        their compilation; None: new ones.
+      programs: Of ``build_programs`` with the same model, ``personal`` and ``metrics``,
+        to share their compilation; None: new ones.
+      metrics: Name -> ``(logits [B, C], labels [B], valid [B]) -> (sum, weight)`` of
+        one's own, of the fused logits; ``summarise`` has the quotients.
 
     Returns:
       ``(params, batch_stats, memory=None) -> Evaluation``; without the memory
       [N, ...] of all clients personal models are left out.
 
     Raises:
-      ValueError: A label of the split is no integer in [0, C).
+      ValueError: A label of the split is no integer in [0, C), or a metric has the
+        name of another column or gives no pair of numbers.
     """
     check_labels(split.labels, model.num_classes, "test split")
-    programs = programs or build_programs(model, personal)
+    programs = programs or build_programs(model, personal, metrics)
     clients = None
     if federation is not None:
         distinct, which = np.unique(
@@ -181,6 +209,17 @@ def build_evaluator(
         return programs.whole(batches, clients, params, batch_stats, memory)
 
     return evaluate
+
+
+def _check_metric(name: str, metric: Metric, num_classes: int) -> None:
+    logits, labels = jnp.zeros((2, num_classes)), jnp.zeros(2, jnp.int32)
+    found = jax.eval_shape(metric, logits, labels, jnp.ones(2))
+    is_pair = isinstance(found, tuple | list) and len(found) == 2
+    if not is_pair or any(getattr(x, "shape", None) != () for x in found):
+        raise ValueError(
+            f"metrics: {name!r} gives {jax.tree.map(lambda x: x.shape, found)} as "
+            "shapes; give a pair of numbers, (sum over samples, weight)"
+        )
 
 
 def client_class_counts(federation: Federation, num_classes: int) -> Array:

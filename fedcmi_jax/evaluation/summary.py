@@ -30,7 +30,7 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
       ``per_class`` of the fused logits; ``client_mean``, ``client_std``,
       ``client_min``, ``client_p10``, ``client_median`` and ``client_max`` of the
       clients' accuracies, if there are any; ``personal_mean``... of their own models',
-      if they have any.
+      if they have any; the user's own metrics under their names.
     """
     tables = {name: np.asarray(t) for name, t in evaluation.tables.items()}
     result: dict[str, float | list[float]] = {
@@ -44,6 +44,8 @@ def summarise(evaluation: Evaluation) -> dict[str, float | list[float]]:
         result |= spread("client", np.asarray(evaluation.client_accuracy))
     if evaluation.personal_accuracy is not None:
         result |= spread("personal", np.asarray(evaluation.personal_accuracy))
+    for name, (total, weight) in evaluation.own.items():
+        result[name] = float(total) / float(weight) if float(weight) else float("nan")
     return result
 
 

@@ -4,7 +4,8 @@ Every view (fused, one modality with the others zero, one modality with its own
 stand-ins, one modality's head) is a [C, C] table: row true class, column prediction.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,15 @@ import numpy as np
 from fedcmi_jax.data.base import Split
 from fedcmi_jax.types import Array, Batch
 
-Tables = dict[str, Array]
+Tables = dict[str, Any]
 """View name -> [C, C] float32 counts."""
+
+OWN = "own"
+"""Key of a user's own metrics, name -> (sum, weight), beside the tables."""
+
+Metric = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""``(logits [B, C], labels [B], valid [B]) -> (sum, weight)``: the sums over all
+batches, divided, are the metric."""
 
 
 def batches_of(
@@ -22,7 +30,7 @@ def batches_of(
     chunks: Sequence[np.ndarray],
     modalities: tuple[str, ...],
     batch_size: int,
-) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]]:
     """Samples of a split, read a batch at a time.
 
     Args:
@@ -40,7 +48,10 @@ def batches_of(
             tail = np.zeros((batch_size - len(x), *x.shape[1:]), x.dtype)
             return np.concatenate([x, tail])
 
-        inputs = {m: padded(split.inputs[m][rows]) for m in modalities}
+        inputs = {
+            m: jax.tree.map(lambda x, r=rows: padded(x[r]), split.inputs[m])
+            for m in modalities
+        }
         labels = split.labels[rows].astype(np.int32)
         valid = np.ones(len(rows), np.float32)
         present = np.ones((len(rows), len(modalities)), np.float32)
@@ -67,9 +78,12 @@ def confusion(logits: Array, labels: Array, weights: Array) -> Array:
 
 
 def view_tables(
-    model, params, batch_stats, patterns, inputs, labels, valid, present
+    model, metrics, params, batch_stats, patterns, inputs, labels, valid, present
 ) -> Tables:
-    """Confusion counts of every view on one batch; ``patterns`` [P, M] or None."""
+    """Counts of every view on one batch, and own metrics; ``patterns`` [P, M] or None.
+
+    ``metrics``: name -> ``Metric``, of the fused logits.
+    """
     num_modalities = len(model.modalities)
 
     def forward(available: Array):
@@ -81,7 +95,11 @@ def view_tables(
         return confusion(logits, labels, weights)
 
     full = forward(jnp.ones(num_modalities))
-    tables = {"acc": count(full.logits)}
+    tables: Tables = {"acc": count(full.logits)}
+    if metrics:
+        tables[OWN] = {
+            name: metric(full.logits, labels, valid) for name, metric in metrics.items()
+        }
     halves = model.shares(params, full.parts) if model.shares else {}
     for i, m in enumerate(model.modalities):
         has = valid * present[:, i]
@@ -89,7 +107,8 @@ def view_tables(
             k: part if k == m else jnp.zeros_like(part)
             for k, part in full.parts.items()
         }
-        tables[f"acc_{m}_zero"] = count(model.fuse(params, alone), has)
+        if model.fuse is not None:
+            tables[f"acc_{m}_zero"] = count(model.fuse(params, alone), has)
         if m in halves:
             tables[f"acc_{m}_half"] = count(halves[m], has)
         if model.has_projectors:

@@ -34,7 +34,7 @@ def describe(tree: PyTree) -> dict[str, str]:
       >>> describe({"w": jnp.ones((2, 3)), "key": jax.random.key(0)})
       {"['key']": 'key<fry>[]', "['w']": 'float32[2, 3]'}
     """
-    return {name: f"{x.dtype}{list(x.shape)}" for name, x in _leaves(tree).items()}
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in named_leaves(tree).items()}
 
 
 def write(path: Path, tree: PyTree) -> None:
@@ -55,7 +55,9 @@ def write(path: Path, tree: PyTree) -> None:
       >>> read(path, {"w": jax.ShapeDtypeStruct((2,), jnp.float32)})
       {'w': Array([1., 1.], dtype=float32)}
     """
-    arrays = {n: np.asarray(jax.device_get(_bits(x))) for n, x in _leaves(tree).items()}
+    arrays = {
+        n: np.asarray(jax.device_get(_bits(x))) for n, x in named_leaves(tree).items()
+    }
     _save(path, {name: _raw(x) for name, x in arrays.items() if x.size})
     found = _restore(path, arrays)
     if any(found[name].tobytes() != x.tobytes() for name, x in arrays.items()):
@@ -74,14 +76,22 @@ def read(path: Path, like: PyTree) -> PyTree:
     Raises:
       OSError: The files do not hold these arrays, or cannot be read.
     """
-    leaves = _leaves(like)
+    leaves = named_leaves(like)
     found = _restore(path, {n: jax.eval_shape(_bits, x) for n, x in leaves.items()})
     values = [_placed(found[name], leaf) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values)
 
 
-def _leaves(tree: PyTree) -> dict[str, Any]:
-    """Name -> leaf, in tree order."""
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Name -> leaf, in tree order.
+
+    Raises:
+      ValueError: A leaf is no array.
+
+    Example:
+      >>> list(named_leaves({"w": {"bias": jnp.zeros(2)}}))
+      ["['w']['bias']"]
+    """
     paths = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths}
     for name, leaf in named.items():

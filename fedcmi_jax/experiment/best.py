@@ -1,5 +1,6 @@
 """The best round on validation, and when to stop waiting for a better one."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from fedcmi_jax.experiment.config import trains_in_turn
 from fedcmi_jax.experiment.config_file import read_config
 from fedcmi_jax.experiment.experiment import Experiment, build
 from fedcmi_jax.experiment.metrics_log import MetricsLog
+from fedcmi_jax.experiment.resume import check_unchanged
 from fedcmi_jax.experiment.run_folder import BEST, CONFIG, METRICS, SUMMARY
 from fedcmi_jax.types import FederationState
 
@@ -129,7 +131,7 @@ def load_best(
     if not (folder / CONFIG).is_file():
         path = folder / CONFIG
         raise ValueError(f"{path}: there is no such file; give a run's folder")
-    config = read_config(folder)
+    config = experiment.config if experiment else read_config(folder)
     if trains_in_turn(config):
         raise ValueError(
             f"{folder} is a run of {config.seeds} seeds, each with a best round of its "
@@ -144,7 +146,8 @@ def load_best(
     experiment = experiment or build(config)
     init = experiment.algorithm.init
     like = jax.eval_shape(init, experiment.key, experiment.federation)
-    restored = checkpoint.restore(folder / BEST, like)
+    check = functools.partial(check_unchanged, folder, config)
+    restored = checkpoint.restore(folder / BEST, like, check=check)
     if (folder / SUMMARY).exists() and restored.round != best.round:
         raise ValueError(
             f"{folder / BEST} holds round {restored.round}, but the best is round "

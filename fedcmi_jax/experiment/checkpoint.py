@@ -15,18 +15,25 @@ files can be added.
 import gzip
 import re
 import shutil
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedcmi_jax import guard
 from fedcmi_jax.experiment import arrays
-from fedcmi_jax.experiment.files import sync
-from fedcmi_jax.experiment.sealed import seal, unseal
+from fedcmi_jax.experiment.files import naming, sync
+from fedcmi_jax.experiment.sealed import check_keys, seal, unseal
 from fedcmi_jax.types import FederationState
 
 _LOG, _STATE = "metrics.jsonl.gz", "state"
 _LEFTOVER = re.compile(r"\d+\.(tmp|removed|replaced|orbax-checkpoint-tmp.*)")
+
+
+LONGEST_LOG = 1 << 30
+"""Bytes of an unpacked metrics log: a million rounds of a thousand bytes each."""
 
 
 class Restored(NamedTuple):
@@ -56,7 +63,12 @@ def rounds(folder: str | Path) -> list[int]:
 
 
 def save(
-    folder: str | Path, state: FederationState, *, keep: int = 3, log: bytes = b""
+    folder: str | Path,
+    state: FederationState,
+    *,
+    keep: int = 3,
+    log: bytes = b"",
+    config: dict[str, Any] | None = None,
 ) -> None:
     """Writes ``folder/<round>``; on return it is complete and on the disk.
 
@@ -68,6 +80,7 @@ def save(
       state: Its leaves are arrays or PRNG keys, addressable by this process.
       keep: How many of the newest checkpoints stay, at least 1.
       log: The metrics log up to this round (`MetricsLog.content`).
+      config: The run's configuration (``config.to_dict``), for ``restore`` to check.
 
     Raises:
       ValueError: ``keep`` is below 1, ``state.round`` is no round, or a leaf no array.
@@ -93,8 +106,9 @@ def save(
     _clean(folder)
     temporary, final = folder / f"{number}.tmp", folder / str(number)
     arrays.write(temporary / _STATE, state)
-    (temporary / _LOG).write_bytes(gzip.compress(log, mtime=0))
-    seal(temporary, {"round": number, "leaves": leaves})
+    with naming(temporary / _LOG):
+        (temporary / _LOG).write_bytes(gzip.compress(log, mtime=0))
+    seal(temporary, {"round": number, "leaves": leaves, "config": config})
     if final.exists():  # it counts as the round's checkpoint until the next line
         final.rename(folder / f"{number}.replaced")
     temporary.rename(final)
@@ -107,14 +121,21 @@ def save(
 
 
 def restore(
-    folder: str | Path, like: FederationState, round: int | None = None
+    folder: str | Path,
+    like: FederationState,
+    round: int | None = None,
+    check: Callable[[dict[str, Any]], None] | None = None,
 ) -> Restored:
     """Reads the newest intact checkpoint; changes nothing in the folder.
 
     Args:
       folder: Where `save` wrote.
-      like: A state of the same structure, dtypes and shapes; see `arrays.read`.
+      like: A state of the same structure, dtypes and shapes; see `arrays.read`. A
+        checkpoint of a run that was begun before there was a guard is read without one,
+        and goes on to the same bits: the guard is off and its ring empty.
       round: Read that of this round and no other; None: the newest.
+      check: Called with the configuration that was saved, if one was, before arrays are
+        read; what it raises goes through.
 
     Raises:
       ValueError: None is intact, or the newest has other leaves or another format; or
@@ -132,8 +153,13 @@ def restore(
     for number, path in sorted(chosen.items(), reverse=True):
         try:
             content, log = _intact(path, number)
-            _check_fits(path, content, arrays.describe(like))
-            state = arrays.read(path / _STATE, like)
+            if check is not None and content.get("config") is not None:
+                check(content["config"])
+            wanted = _wanted(content, like)
+            _check_fits(path, content, arrays.describe(wanted))
+            state = arrays.read(path / _STATE, wanted)
+            if wanted is not like:
+                state = state._replace(guard=guard.absent(like.guard))
             return Restored(state, number, tuple(skipped), log)
         except PermissionError:
             raise
@@ -145,19 +171,28 @@ def restore(
     )
 
 
-def newest_log(folder: str | Path) -> tuple[int, bytes] | None:
+def newest_log(
+    folder: str | Path, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[int, bytes] | None:
     """Round and metrics log of the newest checkpoint; None: none, or it is damaged.
+
+    Args:
+      folder: Where `save` wrote.
+      check: As that of `restore`.
 
     Example:
       >>> newest_log("no/such/folder")
     """
     for number, path in sorted(_committed(Path(folder)).items())[-1:]:
         try:
-            return number, _intact(path, number)[1]
+            content, log = _intact(path, number)
         except PermissionError:
             raise
         except (OSError, ValueError):
             break
+        if check is not None and content.get("config") is not None:
+            check(content["config"])
+        return number, log
     return None
 
 
@@ -185,9 +220,30 @@ def _clean(folder: Path) -> None:
 def _intact(path: Path, number: int) -> tuple[dict[str, Any], bytes]:
     """Metadata and log of a checkpoint; raises OSError if any of it is damaged."""
     content = unseal(path)
+    check_keys(content, round=int, leaves=dict)
     if content["round"] != number:
         raise OSError(f"it holds round {content['round']}")
-    return content, gzip.decompress((path / _LOG).read_bytes())
+    if content.get("config") is not None:
+        check_keys(content, config=dict)
+    return content, _log_of(path)
+
+
+def _log_of(path: Path) -> bytes:
+    """The metrics log in a checkpoint."""
+    try:
+        with gzip.open(path / _LOG) as file:
+            log = file.read(LONGEST_LOG + 1)
+    except (EOFError, zlib.error) as error:
+        raise OSError(f"{_LOG} is damaged: {error}") from None
+    if len(log) > LONGEST_LOG:
+        raise OSError(f"{_LOG} unpacks to more than {LONGEST_LOG} bytes")
+    return log
+
+
+def _wanted(content: dict[str, Any], like: FederationState) -> FederationState:
+    """What to read: runs begun before there was a guard have no leaves of one."""
+    is_old = not any(name.startswith("guard") for name in content["leaves"])
+    return like._replace(guard=()) if is_old and like.guard else like
 
 
 def _check_fits(path: Path, content: dict[str, Any], ours: dict[str, str]) -> None:

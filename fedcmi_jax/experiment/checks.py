@@ -2,16 +2,22 @@
 
 import dataclasses
 import typing
-from typing import Any, Literal
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from fedcmi_jax import models
-from fedcmi_jax.choices import check_choice
 from fedcmi_jax.experiment.sections import lookup
+from fedcmi_jax.experiment.values import LARGEST, check_values
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.partition.noise import check_feature_noise, check_label_noise
 
 if typing.TYPE_CHECKING:
     from fedcmi_jax.experiment.config import Config
+
+SMALLEST_RATE = 1e-30
+"""Smaller rates move no float32 weight, and their squares are 0."""
 
 
 def check_config(config: "Config") -> None:
@@ -21,6 +27,7 @@ def check_config(config: "Config") -> None:
       ValueError: One line that names field, value and remedy. What a factory checks
         itself (alpha, mu...) is found by ``build``.
     """
+    check_values(config)
     at_least_one: dict[str, float] = {
         "clients_per_round": config.clients_per_round,
         "rounds": config.rounds,
@@ -48,8 +55,8 @@ def check_config(config: "Config") -> None:
     if config.server.learning_rate is not None:
         positive["server.learning_rate"] = config.server.learning_rate
     for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise ValueError(f"{name}: {value} is not positive; try 0.01")
+        if not value >= SMALLEST_RATE:
+            raise ValueError(f"{name}: {value} is below {SMALLEST_RATE}; try 0.01")
     momentum = config.local.momentum
     if momentum is not None and not 0 <= momentum < 1:
         raise ValueError(f"local.momentum: {momentum} is outside [0, 1); try 0.9")
@@ -57,10 +64,26 @@ def check_config(config: "Config") -> None:
         raise ValueError(
             f"local.weight_decay: {config.local.weight_decay} is negative; try 1e-4"
         )
+    clip = config.local.clip_grad_norm
+    if clip is not None and not clip > 0:
+        raise ValueError(
+            f"local.clip_grad_norm: {clip} is not positive; try 10, or None for no "
+            "clipping"
+        )
     for name in config.encoder_names:
         lookup("encoder_names", name, models.ENCODERS)
+    if config.model.lora_rank < 0:
+        raise ValueError(
+            f"model.lora_rank: {config.model.lora_rank} is negative; 0 is no adapters"
+        )
     if config.seed < 0:
         raise ValueError(f"seed: {config.seed} is negative; give 0 or more")
+    if config.seed + config.seeds - 1 > LARGEST:
+        raise ValueError(
+            f"seeds: {config.seeds} from seed {config.seed} on go past {LARGEST}"
+        )
+    if config.output is not None and not config.output.strip():
+        raise ValueError("output: is empty; name a folder, or leave it out")
     if config.clients < 0:
         raise ValueError(
             f"clients: {config.clients} is negative; give 1 or more, or 0 for as many "
@@ -69,13 +92,52 @@ def check_config(config: "Config") -> None:
     if config.clients > 0:
         check_cohort(config.clients_per_round, config.clients, config.holdout_clients)
     _check_shares(config)
+    check_label_noise(
+        config.label_noise,
+        config.label_noise_kind,
+        config.label_noise_min,
+        config.noisy_clients,
+    )
+    check_feature_noise(config.feature_noise)
     if config.stream and config.rounds_per_call not in (None, 1):
         raise ValueError(
             f"rounds_per_call: {config.rounds_per_call} is not possible with stream, "
             "which sends data between rounds; leave it out"
         )
+    if config.stream and getattr(config.privacy, "sampling", "uniform") == "poisson":
+        raise ValueError(
+            "stream: a Poisson cohort has no fixed size to send; set privacy.sampling "
+            "to uniform, or leave stream out"
+        )
+    away = getattr(config.systems, "available", 1.0) < 1
+    if config.stream and (away or getattr(config.systems, "table", None)):
+        raise ValueError(
+            "stream: who is away is not known when samples are sent; leave out "
+            "systems.available and systems.table, or stream"
+        )
     _check_seeds(config)
-    _check_choices(config, "")
+
+
+def check_effects(config: "Config") -> None:
+    """Refuses, for a new run, what another field leaves without effect.
+
+    Raises:
+      ValueError: One line that names the field and the other.
+    """
+    usual = {f.name: f.default for f in dataclasses.fields(config)}
+    names = () if config.label_noise else ("noisy_clients", "label_noise_kind")
+    for name in names:
+        if getattr(config, name) != usual[name]:
+            raise ValueError(
+                f"{name}: {getattr(config, name)} has no effect without label_noise; "
+                "give e.g. label_noise = 0.2, or leave it out"
+            )
+    share = config.multimodal_fraction
+    if config.modalities is not None and share != usual["multimodal_fraction"]:
+        raise ValueError(
+            f"multimodal_fraction: {share} has no effect beside modalities; leave it "
+            f"at {usual['multimodal_fraction']}, or leave out modalities"
+        )
 
 
 def _check_seeds(config: "Config") -> None:
@@ -86,6 +148,11 @@ def _check_seeds(config: "Config") -> None:
         raise ValueError(
             "map_seeds: mapped seeds have cohorts of their own, which one stream "
             "cannot send; leave out map_seeds or stream"
+        )
+    if config.map_seeds and config.log_clients != "none":
+        raise ValueError(
+            "log_clients: mapped seeds have cohorts of their own, and one file; leave "
+            "out map_seeds or log_clients"
         )
     patience = config.early_stop_rounds
     if patience is None:
@@ -140,12 +207,37 @@ def _check_shares(config: "Config") -> None:
         )
 
 
-def _check_choices(config: Any, where: str) -> None:
-    """Checks every Literal field, which JSON and library callers can get wrong."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        if dataclasses.is_dataclass(value):
-            _check_choices(value, f"{where}{field.name}.")
-        elif typing.get_origin(hint) is Literal:
-            check_choice(f"{where}{field.name}", value, hint)
+def check_spread(config: "Config", mesh: Mesh | None) -> None:
+    """Refuses to spread samples where nothing could be spread.
+
+    Raises:
+      ValueError: Seeds are mapped, there is one device, or samples are streamed.
+    """
+    if config.map_seeds:
+        raise ValueError(
+            "spread_samples: mapped seeds run on one device; leave one of them out"
+        )
+    if mesh is None:
+        raise ValueError(
+            "spread_samples: there is one device, and it holds all samples; leave "
+            "spread_samples out or give more devices"
+        )
+    if config.stream:
+        raise ValueError(
+            "spread_samples: stream keeps samples on the host; leave one of them out"
+        )
+
+
+def check_stream(method: Method) -> None:
+    """Refuses to stream samples to a method that looks at all clients.
+
+    Raises:
+      ValueError: It does, or there are several processes.
+    """
+    if method.select is not None:
+        raise ValueError(
+            f"stream: method {method.name!r} looks at clients before it chooses, and "
+            "only the cohort's samples would be there; leave stream out"
+        )
+    if jax.process_count() > 1:
+        raise ValueError("stream: runs in one process; leave stream out with several")

@@ -1,7 +1,6 @@
 """A run's configuration: frozen dataclasses, from and to JSON."""
 
 import dataclasses
-import json
 import math
 import typing
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ from tyro.conf import Positional, arg
 from fedcmi_jax.experiment import plugins
 from fedcmi_jax.experiment.checks import check_cohort as check_cohort
 from fedcmi_jax.experiment.checks import check_config as check_config
+from fedcmi_jax.experiment.checks import check_effects as check_effects
 from fedcmi_jax.experiment.sections import (
     DEFAULT_NAMES,
     REGISTRIES,
@@ -19,7 +19,9 @@ from fedcmi_jax.experiment.sections import (
 )
 from fedcmi_jax.experiment.sections import create as create
 from fedcmi_jax.experiment.sections import lookup as lookup
-from fedcmi_jax.server import LANES, Reduction
+from fedcmi_jax.experiment.values import typed
+from fedcmi_jax.guard import FACTOR
+from fedcmi_jax.setup import LANES, Reduction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class ModelConfig:
       width: Width D of every projector (512 in the reference code).
       stand_in: What two_projector puts in a missing modality's place: infiltration
         (the paper's), or zero (an ablation).
+      lora_rank: Rank of adapters that train in place of the encoders, which are frozen
+        then (LoRA); 0: none.
       precision: float32, or bfloat16: activations and products in bfloat16,
         parameters, statistics, losses and sums in float32.
     """
@@ -43,6 +47,7 @@ class ModelConfig:
     projector: Literal["linear", "mlp"] = "linear"
     width: int = 128
     stand_in: Literal["infiltration", "zero"] = "infiltration"
+    lora_rank: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -66,6 +71,9 @@ class LocalConfig:
       optimizer: sgd (torch's momentum form) or adam; fresh in every round.
       momentum: Of sgd, in [0, 1); None: the method's own, 0.9 but for SCAFFOLD.
       weight_decay: On all parameters (reference code: 1e-4).
+      clip_grad_norm: Largest l2 norm of a step's gradient, of all parameters together
+        and before weight decay; None: no clipping. clip_norm is that of a client's
+        whole update.
       augment: Image modalities whose training batches get random resized crops and
         horizontal flips (reference code: visual).
     """
@@ -80,6 +88,7 @@ class LocalConfig:
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float | None = None
     weight_decay: float = 1e-4
+    clip_grad_norm: float | None = None
     augment: tuple[str, ...] = ()
 
 
@@ -112,6 +121,11 @@ class Config:
         options; a name equal to encoder.name has that section's. Empty: encoder for
         all.
       method: Federated method and options.
+      aggregator: What stands in the place of the mean of updates, and options.
+      attack: What some clients do to harm, to measure what holds, and options.
+      privacy: Clipping of clients' updates and noise on their sum, and options.
+      compression: What makes the updates that clients send smaller, and options.
+      systems: Clients that are away, slow or lost, simulated time, and options.
       model: The model around the encoders.
       local: Local training.
       server: Server optimizer.
@@ -120,8 +134,20 @@ class Config:
       clients_per_round: Clients trained per round, K.
       multimodal_fraction: Share of clients with all modalities; the others have one
         (reference code: 0.5).
+      modalities: Instead, any subsets: counts of clients (clean=5,clean+noisy=15),
+        probabilities (clean=0.25,clean+noisy=0.75), or a table by client, FILE.csv or
+        FILE.npz (docs/new_data.md). None: multimodal_fraction.
       missing_fraction: Share of the samples of clients with several modalities that
         lack one of them, drawn uniformly; training samples only.
+      label_noise: Share of each client's training labels that are replaced by wrong
+        ones; validation and test samples never are.
+      label_noise_kind: symmetric: by any other class; pair: by the next one.
+        Class shares that differ by client are the partition's (dirichlet's alpha).
+      label_noise_min: Clients draw their share between this and label_noise; None: all
+        have label_noise.
+      noisy_clients: Share of clients that have label noise.
+      feature_noise: Gaussian noise on the training inputs of client i of N: deviation
+        feature_noise * i / N, in the inputs' units (NIID-Bench, arXiv 2102.02079).
       probe_fraction: Share of a client's samples held out for r-bar and temperatures.
       validation_fraction: Share of every client's samples, stratified by class, held
         out of training for choices: the best round, early stopping, tuning. Shares
@@ -142,7 +168,7 @@ class Config:
         seed 0 (as fixed_partition): for small models on one device.
       early_stop_rounds: Stop when this many rounds brought no higher fused accuracy on
         validation, judged at evaluations; None: train all rounds.
-      fixed_partition: Deal partition, modalities and held-out samples by seed 0,
+      fixed_partition: Deal partition, modalities, held-out samples and noise by seed 0,
         whatever the seed is: several seeds then share them.
       eval_every: Rounds between evaluations.
       checkpoint_every: Rounds between checkpoints.
@@ -154,9 +180,21 @@ class Config:
         fixed on CPU, fast elsewhere.
       lanes: Partial sums of a fixed reduction, at least as many as devices; part of the
         results.
-      clip_norm: Largest l2 norm of a client's update; None: no clipping.
+      clip_norm: Largest l2 norm of a client's update, of its parameters only: BatchNorm
+        statistics and a method's uploads pass as they are; None: no clipping.
+      guard_factor: Clients whose update is longer than this many times the median of
+        earlier rounds are set aside and named; inf: nobody is. A run that was begun
+        before there was a guard goes on without.
+      init_from: What parameters start from: a run's folder (RUN, RUN@best, RUN@12) or
+        FILE.npz as ``fedcmi export`` writes it; one of its blocks after a colon, such
+        as FILE.npz:encoder/clean. None: all are drawn.
+      freeze: Blocks (encoder/*), layers (encoder/*/dense0) or arrays that never change:
+        not trained, not sent.
       stream: Keep samples on the host and send each round's cohort to the device while
         the round before runs; for data that do not fit the device. Same results.
+      log_clients: Who took part, in clients.jsonl in the run's folder. cohort: ids of
+        the cohort and of rejected clients, every round; all: their training losses,
+        too, and every client's accuracy at evaluations. Each number is about 8 bytes.
       imports: Modules of your own that register methods, data sets, partitions or
         encoders (``fc.register``), imported first, here and when the run is resumed.
       output: Run folder; None: a new one under runs/.
@@ -168,13 +206,24 @@ class Config:
     encoder: Any = None
     encoder_names: tuple[str, ...] = ()
     method: Any = None
+    aggregator: Any = None
+    attack: Any = None
+    privacy: Any = None
+    compression: Any = None
+    systems: Any = None
     model: ModelConfig = ModelConfig()
     local: LocalConfig = LocalConfig()
     server: ServerConfig = ServerConfig()
     clients: int = 20
     clients_per_round: int = 5
     multimodal_fraction: float = 0.5
+    modalities: str | None = None
     missing_fraction: float = 0.0
+    label_noise: float = 0.0
+    label_noise_kind: Literal["symmetric", "pair"] = "symmetric"
+    label_noise_min: float | None = None
+    noisy_clients: float = 1.0
+    feature_noise: float = 0.0
     probe_fraction: float = 0.0
     validation_fraction: float = 0.0
     client_test_fraction: float = 0.0
@@ -192,7 +241,11 @@ class Config:
     reduction: Reduction = "auto"
     lanes: int = LANES
     clip_norm: float | None = None
+    guard_factor: float = FACTOR
+    init_from: str | None = None
+    freeze: tuple[str, ...] = ()
     stream: bool = False
+    log_clients: Literal["none", "cohort", "all"] = "none"
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     output: str | None = None
     preset: Annotated[str, Positional, arg(metavar="[PRESET]")] = ""
@@ -214,7 +267,8 @@ def from_dict(values: dict[str, Any]) -> Config:
       >>> from_dict({"method": {"name": "fedprox", "mu": 0.5}}).method.mu
       0.5
     """
-    plugins.load((values.get("imports") or ()) if isinstance(values, dict) else ())
+    given = values.get("imports", ()) if isinstance(values, dict) else ()
+    plugins.load(typed("imports", given, tuple[str, ...]))
     return _load(Config, "", values)
 
 
@@ -227,20 +281,29 @@ def to_dict(config: Config) -> dict[str, Any]:
       >>> to_dict(from_dict({"partition": {"cap": float("inf")}}))["partition"]["cap"]
       'inf'
     """
+    return as_json(dataclasses.asdict(config))
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(v) for name, v in value.items()}
-        if isinstance(value, float) and not math.isfinite(value):
-            return str(value)
-        return value
 
-    return json.loads(json.dumps(plain(dataclasses.asdict(config))))
+def as_json(value: Any) -> Any:
+    """A value as a JSON file has it: tuples as lists, floats that JSON lacks as texts.
+
+    Example:
+      >>> as_json({"values": (3.0, float("inf"))})
+      {'values': [3.0, 'inf']}
+    """
+    if isinstance(value, dict):
+        return {name: as_json(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def _load(cls: type, where: str, values: Any) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected a table of fields, found {values!r}")
+        what = where.removesuffix(".") or "config"
+        raise ValueError(f"{what}: {values!r} is not a table of fields")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     loaded = {}
@@ -252,16 +315,19 @@ def _load(cls: type, where: str, values: Any) -> Any:
                 now = f"{path}: called {RENAMED[name]} since release 0.2"
             raise ValueError(now)
         if cls is Config and name in REGISTRIES:
-            chosen = value.get("name", DEFAULT_NAMES[name])
-            value = _load(section(name, chosen), f"{path}.", value)
+            value = _load(_chosen(name, value), f"{path}.", value)
         elif dataclasses.is_dataclass(hints[name]):
             value = _load(hints[name], f"{path}.", value)
-        elif typing.get_origin(hints[name]) is tuple:
-            value = tuple(value)
-        elif hints[name] is float and value in ("inf", "-inf", "nan"):
-            value = float(value)
+        else:
+            value = typed(path, value, hints[name])
         loaded[name] = value
     return cls(**loaded)
+
+
+def _chosen(kind: str, values: Any) -> type:
+    """The section that a table names."""
+    name = values.get("name", DEFAULT_NAMES[kind]) if isinstance(values, dict) else ""
+    return section(kind, typed(f"{kind}.name", name or DEFAULT_NAMES[kind], str))
 
 
 def shares_partition(config: Config) -> bool:

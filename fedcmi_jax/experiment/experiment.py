@@ -9,11 +9,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fedcmi_jax.algorithm import FederatedAlgorithm, build_algorithm
+from fedcmi_jax.algorithm import FederatedAlgorithm
 from fedcmi_jax.assembly import build_federation, coarse_capacity
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation.metrics import Evaluation
-from fedcmi_jax.experiment import hosts
+from fedcmi_jax.experiment import accounting, hosts
+from fedcmi_jax.experiment.bound import algorithm_of, rounds_per_call
+from fedcmi_jax.experiment.checks import check_spread, check_stream
 from fedcmi_jax.experiment.config import (
     Config,
     check_cohort,
@@ -21,22 +23,31 @@ from fedcmi_jax.experiment.config import (
     create,
     shares_partition,
 )
-from fedcmi_jax.experiment.measures import Measures, build_measures
-from fedcmi_jax.experiment.model import build_model
-from fedcmi_jax.experiment.optimization import (
-    check_augmented,
-    local_training,
-    rate_scale,
-    server_optimizer,
+from fedcmi_jax.experiment.measures import (
+    Measures,
+    build_measures,
+    compiled_measures,
 )
+from fedcmi_jax.experiment.model import build_model, first_start
+from fedcmi_jax.experiment.optimization import check_augmented, rate_scale
+from fedcmi_jax.experiment.parts import Parts, check_parts
 from fedcmi_jax.experiment.seed_axis import over_seeds, seed_keys
+from fedcmi_jax.experiment.sharing import (
+    Shared,
+    algorithm_key,
+    model_key,
+    signature,
+)
+from fedcmi_jax.experiment.sizes import check_samples, check_state
 from fedcmi_jax.experiment.split import ClientSplit, load_dataset, split
+from fedcmi_jax.experiment.traffic import Traffic, traffic_by_client
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.methods.base import Method, has_own_models, own_model
 from fedcmi_jax.methods.seen import Kept
 from fedcmi_jax.placement import own_rows, replicate
+from fedcmi_jax.privacy import Privacy
 from fedcmi_jax.streaming import CohortStream, build_skeleton
-from fedcmi_jax.types import FederationState, Model
+from fedcmi_jax.types import FederationState, Model, Start
 
 
 class Experiment(NamedTuple):
@@ -47,6 +58,7 @@ class Experiment(NamedTuple):
         ``federation.num_clients`` is that of those that take part.
       dataset: Host data, as loaded.
       federation: Device data, sorted by client; when streaming, without inputs.
+      method: The method.
       model: The model.
       algorithm: ``init``, ``round``, ``run``.
       measures: What its model is measured on, on one device.
@@ -58,11 +70,17 @@ class Experiment(NamedTuple):
       rate_scale: Factor on the configured learning rates, ``LocalConfig.rate_scale``.
       holdout_ids: ``ClientSplit.holdout_ids``.
       spread: Whether each device of the mesh has a part of the samples only.
+      parts: Objects in the place of what the configuration names.
+      guarantee: What it promises its clients; None: nothing.
+      traffic: ``traffic.traffic_by_client``, found when it is first called.
+      start: Reads ``init_from``, once, when it is first called: a run that goes on does
+        not need it. None: there is none.
     """
 
     config: Config
     dataset: Dataset
     federation: Federation
+    method: Method
     model: Model
     algorithm: FederatedAlgorithm
     measures: Measures
@@ -73,6 +91,10 @@ class Experiment(NamedTuple):
     rate_scale: float = 1.0
     holdout_ids: tuple[int, ...] = ()
     spread: bool = False
+    guarantee: accounting.Guarantee | None = None
+    traffic: Callable[[], Traffic] = lambda: Traffic({}, {})
+    start: Callable[[], Start | None] = lambda: None
+    parts: Parts = Parts()
 
     @property
     def evaluate(self) -> Callable[..., Evaluation]:
@@ -95,9 +117,10 @@ def build(
     config: Config,
     mesh: Mesh | None = None,
     log: Callable[[str], None] = lambda text: None,
-    like: Experiment | None = None,
+    shared: Shared | None = None,
     spread: bool = False,
     resident: bool = True,
+    parts: Parts = Parts(),  # noqa: B008 (immutable)
 ) -> Experiment:
     """Loads and splits the data and builds all that a run needs; compiles nothing yet.
 
@@ -106,15 +129,16 @@ def build(
       mesh: ``placement.client_mesh``: devices that share the cohort; None: one.
       log: Receives the progress of a data set that is prepared, its notes, and learning
         rates that are not the configuration's numbers.
-      like: An experiment of this configuration with another seed. Its data set is used
-        again and so are its compiled functions, unless this seed's learning rate
-        differs (``LocalConfig.rate_scale``). What has other shapes than there compiles
-        its own: the samples of all clients, with ``holdout_clients``.
+      shared: What experiments before have in common with it, data set, model and
+        compiled functions, and gets what it adds; None: it shares nothing. What has
+        other shapes than there compiles its own (the samples of all clients, with
+        ``holdout_clients``), and so does another learning rate
+        (``LocalConfig.rate_scale``).
       spread: Spread the training samples over the mesh, each device (and process) with
-        a part of them, for data larger than a device; no effect on results. With
-        ``like``: as there.
+        a part of them, for data larger than a device; no effect on results.
       resident: Whether training samples are put on devices; without them models can be
         evaluated, and no round can run.
+      parts: Objects in the place of what the configuration names.
 
     Returns:
       The experiment; with ``chunk_size="auto"`` its algorithm still has chunk size 1.
@@ -122,8 +146,7 @@ def build(
       otherwise it is of one seed, ``config.seed``.
 
     Raises:
-      ValueError: Something in the configuration is impossible, or it differs from that
-        of ``like`` in more than the seed.
+      ValueError: Something in the configuration is impossible.
 
     Example:
       >>> import fedcmi_jax as fc
@@ -134,54 +157,93 @@ def build(
     check_config(config)
     if config.map_seeds and mesh is not None:
         raise ValueError("map_seeds: mapped seeds run on one device; give --devices=1")
-    if like is not None:
-        _check_like(config, like)
-        spread = like.spread
     if spread:
-        _check_spread(config, mesh)
-    method = create("method", config.method)
-    dataset = load_dataset(config.dataset, log) if like is None else like.dataset
+        check_spread(config, mesh)
+    check_parts(parts)
+    shared = shared or Shared()
+    shared.make_room()
+    # A script's own objects are known by their identity, and so must stay alive.
+    objects = tuple(map(id, parts))
+    shared.get("parts", objects, lambda: parts)
+    method = parts.method or create("method", config.method)
+    dataset = parts.dataset or shared.get(
+        "dataset", repr(config.dataset), lambda: load_dataset(config.dataset, log)
+    )
     config, found = _split(config, dataset, log)
     check_augmented(config.local.augment, dataset)
+    check_samples(found, devices=1 if mesh is None or spread else mesh.size)
     hollow = config.stream or spread or not resident
     federation = _federation(config, found, method, hollow=hollow)
     scale = rate_scale(config, method, np.asarray(federation.sizes), log)
-    if like is None:
-        model = build_model(config, dataset, method.needs_projectors)
-    else:
-        model = like.model
-    if like is not None and like.rate_scale == scale:
-        with_chunk_size, algorithm = like.with_chunk_size, like.algorithm
-    else:
-        with_chunk_size = _algorithms(config, method, model, scale, mesh)
-        size = 1 if config.chunk_size == "auto" else config.chunk_size
-        algorithm = with_chunk_size(size)
+    needs, own = method.needs_projectors, (parts.encoders, parts.model)
+    model_like = (model_key(config, needs), signature(dataset), objects)
+    model: Model = shared.get(
+        "model", model_like, lambda: build_model(config, dataset, needs, *own)
+    )
+    promised = accounting.promised(config, federation.num_clients, log, resident)
+    private = None if promised is None else promised.privacy
+    own_key = algorithm_key(config, rounds_per_call(config))
+    program = (own_key, model_like, scale, mesh, private)
+    with_chunk_size = shared.get(
+        "algorithm",
+        program,
+        lambda: _algorithms(config, method, model, scale, mesh, private),
+    )
+    algorithm = with_chunk_size(1 if config.chunk_size == "auto" else config.chunk_size)
+    if not config.map_seeds:
+        shared.get(
+            "state",
+            (program, federation.num_clients),
+            lambda: check_state(config, algorithm, federation),
+        )
     personal = has_own_models(method)
     if spread:
         placed = _federation(config, found, method, mesh=mesh)
     else:
         placed = replicate(federation, mesh)
+    own_start = functools.partial(own_model, method) if personal else None
+    compiled = shared.get(
+        "evaluation",
+        (model_like, repr(config.method) if personal else None),
+        lambda: compiled_measures(model, own_start),
+    )
     return Experiment(
         config=config,
         dataset=dataset,
         federation=placed,
+        method=method,
         model=model,
         algorithm=algorithm,
         measures=build_measures(
             found,
             federation,
             model,
-            personal=functools.partial(own_model, method) if personal else None,
+            personal=own_start,
             stream=config.stream,
-            compiled=None if like is None else like.measures.compiled,
+            compiled=compiled,
         ),
         mesh=mesh,
         with_chunk_size=with_chunk_size,
         stream=_stream(config, found, placed, mesh),
         personal=personal,
         rate_scale=scale,
+        parts=parts,
         holdout_ids=found.holdout_ids,
         spread=spread,
+        guarantee=promised,
+        traffic=functools.cache(
+            functools.partial(
+                traffic_by_client,
+                method,
+                model,
+                dataset,
+                np.asarray(federation.available),
+                create("compression", config.compression),
+            )
+        ),
+        start=shared.get(
+            "start", (config.init_from, model_like), lambda: first_start(config, model)
+        ),
     )
 
 
@@ -208,7 +270,7 @@ def _federation(
 ) -> Federation:
     """The clients' samples on the device; hollow: without inputs; a mesh: spread."""
     if config.stream:
-        _check_stream(method)
+        check_stream(method)
     build = build_skeleton
     if not hollow:
         build = functools.partial(build_federation, mesh=mesh)
@@ -223,24 +285,19 @@ def _federation(
 
 
 def _algorithms(
-    config: Config, method: Method, model: Model, scale: float, mesh: Mesh | None
+    config: Config,
+    method: Method,
+    model: Model,
+    scale: float,
+    mesh: Mesh | None,
+    privacy: Privacy | None,
 ) -> Callable[[int], FederatedAlgorithm]:
     """Chunk size -> algorithm; seeds share what chunk_size = "auto" chooses."""
 
     @functools.cache
     def with_chunk_size(chunk_size: int) -> FederatedAlgorithm:
-        algorithm = build_algorithm(
-            method,
-            model,
-            clients_per_round=config.clients_per_round,
-            local=local_training(config, method.momentum, scale),
-            server_optimizer=server_optimizer(config.server),
-            chunk_size=chunk_size,
-            rounds_per_call=rounds_per_call(config),
-            clip_norm=config.clip_norm,
-            mesh=mesh,
-            reduction=config.reduction,
-            lanes=config.lanes,
+        algorithm = algorithm_of(
+            config, method, model, scale, chunk_size, mesh, privacy
         )
         return over_seeds(algorithm) if config.map_seeds else algorithm
 
@@ -261,14 +318,6 @@ def _stream(
         config.clients_per_round,
         mesh=mesh,
     )
-
-
-def _check_like(config: Config, like: Experiment) -> None:
-    same = dataclasses.replace(like.config, seed=config.seed, clients=config.clients)
-    if config != same:
-        raise ValueError(
-            "like: its configuration differs in more than the seed; build it anew"
-        )
 
 
 def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
@@ -296,35 +345,4 @@ def measure(experiment: Experiment, state: FederationState) -> dict[str, Any]:
     what = (params, state.batch_stats, kept)
     if experiment.mesh is not None:  # one device per process does it
         what = hosts.fetch(what)
-    return experiment.measures.all(*what)
-
-
-def rounds_per_call(config: Config) -> int:
-    """Rounds that one compiled call can do; a stream feeds it round by round."""
-    return 1 if config.stream else config.rounds_per_call or config.eval_every
-
-
-def _check_spread(config: Config, mesh: Mesh | None) -> None:
-    if config.map_seeds:
-        raise ValueError(
-            "spread_samples: mapped seeds run on one device; leave one of them out"
-        )
-    if mesh is None:
-        raise ValueError(
-            "spread_samples: there is one device, and it holds all samples; leave "
-            "spread_samples out or give more devices"
-        )
-    if config.stream:
-        raise ValueError(
-            "spread_samples: stream keeps samples on the host; leave one of them out"
-        )
-
-
-def _check_stream(method: Method) -> None:
-    if method.select is not None:
-        raise ValueError(
-            f"stream: method {method.name!r} looks at clients before it chooses, and "
-            "only the cohort's samples would be there; leave stream out"
-        )
-    if jax.process_count() > 1:
-        raise ValueError("stream: runs in one process; leave stream out with several")
+    return experiment.measures.all(*what, experiment.config.log_clients == "all")

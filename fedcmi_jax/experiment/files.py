@@ -1,11 +1,70 @@
 """JSON files, replaced at once: a reader finds the old content or the new."""
 
+import contextlib
+import errno
+import functools
 import json
 import math
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of an ordinary file; never waits for a pipe or reads a device.
+
+    Raises:
+      ValueError: It is of another kind; names it.
+      OSError: It is not there, or cannot be read.
+
+    Example:
+      >>> read_bytes(os.devnull)
+      Traceback (most recent call last):
+      ValueError: /dev/null: is no ordinary file; move it away
+    """
+    with open(path, "rb", opener=without_waiting) as file:
+        return file.read()
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """For ``open``: takes ordinary files only, as a pipe waits for its other end.
+
+    Raises:
+      ValueError: The file is of another kind; names it.
+    """
+    refusal = ValueError(f"{path}: is no ordinary file; move it away")
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe's, a folder's
+            raise refusal from None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise refusal
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Puts the path into the operating system's refusals that name none.
+
+    A full disk is noticed when something is written, by a call that knows no name.
+
+    Example:
+      >>> with naming("a/b"):
+      ...     raise OSError(errno.ENOSPC, "No space left on device")
+      Traceback (most recent call last):
+      OSError: [Errno 28] No space left on device: 'a/b'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync(path: Path) -> None:
@@ -23,13 +82,19 @@ def sync(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Makes ``content`` the file's content, durably; a reader sees the old or the new.
+
+    Args:
+      path: Written to; its folder must exist.
+      content: All of it.
+      mode: Permissions, less those that the process's umask withholds.
 
     Raises:
       OSError: The disk refused; the old file stays.
@@ -41,7 +106,8 @@ def replace(path: Path, content: bytes) -> None:
     # The process id keeps two writers from mixing their bytes in one temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        opener = functools.partial(os.open, mode=mode)
+        with naming(path), open(temporary, "wb", opener=opener) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -50,6 +116,31 @@ def replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file to the first free ``NAME.damaged-1``, ``-2``...
+
+    Args:
+      path: An existing file.
+
+    Returns:
+      Where it is now.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "a"
+      >>> replace(path, b"")
+      >>> set_aside(path).name
+      'a.damaged-1'
+    """
+    number = 1
+    while os.path.lexists(f"{path}.damaged-{number}"):
+        number += 1
+    aside = path.with_name(f"{path.name}.damaged-{number}")
+    path.rename(aside)
+    sync(path.parent)
+    return aside
 
 
 def plain(value: Any, null_non_finite: bool) -> Any:
@@ -107,7 +198,8 @@ def read_json(path: str | Path) -> Any:
       Its value.
 
     Raises:
-      ValueError: The content is not JSON; names the file and the place.
+      ValueError: The content is not JSON, or the file no ordinary one; names the file
+        and the place.
       FileNotFoundError: There is no such file.
 
     Example:
@@ -120,8 +212,9 @@ def read_json(path: str | Path) -> Any:
       ValueError: ...config.json: not valid JSON: Expecting ',' delimiter: line 1 ...
     """
     path = Path(path)
+    content = read_bytes(path)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not valid JSON: {reason}") from None

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-import jax
-
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, build, measure
+from fedcmi_jax.experiment.initial import initial_state
 from fedcmi_jax.experiment.loop import DivergedError, calls
 from fedcmi_jax.experiment.resume import is_due
 from fedcmi_jax.experiment.seeds import alone
+from fedcmi_jax.experiment.sharing import Shared
 
 
 def histories(
@@ -37,14 +37,12 @@ def histories(
       >>> [[line["round"] for line in seed] for seed in histories(config, [0, 1], 1)]
       [[1, 2], [1, 2]]
     """
-    like: Experiment | None = None
-    found = []
+    found, shared = [], Shared()
     for seed in seeds:
         one = dataclasses.replace(
             alone(config, seed), eval_every=every, rounds_per_call=None
         )
-        experiment = build(one, like=like)
-        like = like or experiment
+        experiment = build(one, shared=shared)
         try:
             found.append(list(_history(experiment)))
         except DivergedError as error:
@@ -54,8 +52,7 @@ def histories(
 
 def _history(experiment: Experiment) -> Iterator[dict[str, float]]:
     """Metrics at the evaluated rounds of one seed."""
-    config, algorithm = experiment.config, experiment.algorithm
-    state = jax.jit(algorithm.init)(experiment.key, experiment.federation)
+    config, state = experiment.config, initial_state(experiment)
     for call in calls(experiment, state):
         if is_due(config.eval_every, call.round, config.rounds):
             metrics = measure(experiment, call.state)

@@ -24,6 +24,9 @@ from fedcmi_jax.experiment.split import ClientSplit
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model, Params, PyTree
 
+CLIENTS = "clients"
+"""Name of the clients' accuracies, [N], among the metrics; never in a line."""
+
 
 class Compiled(NamedTuple):
     """Compiled functions of a model's evaluations; data are their arguments.
@@ -56,19 +59,29 @@ class Measures(NamedTuple):
     testers: dict[str, Callable[..., ClientHits]]
     compiled: Compiled
 
-    def all(self, params: Params, batch_stats: Params, memory: PyTree) -> dict:
+    def all(
+        self,
+        params: Params,
+        batch_stats: Params,
+        memory: PyTree,
+        each_client: bool = False,
+    ) -> dict[str, Any]:
         """Every column of a metrics line that says how good a model is.
 
         Args:
           params: The model to evaluate.
           batch_stats: Its BatchNorm statistics.
           memory: [N, ...] of all clients, for methods with personal models; else None.
+          each_client: Also ``CLIENTS``, which is for the client log only.
 
         Returns:
           ``evaluation.summarise`` of the test split; the numbers (not the lists) of the
           validation split with the prefix ``val_``; ``summarise_clients`` of the rest.
         """
-        result: dict[str, Any] = summarise(self.evaluate(params, batch_stats, memory))
+        tested = self.evaluate(params, batch_stats, memory)
+        result: dict[str, Any] = summarise(tested)
+        if each_client:
+            result[CLIENTS] = np.asarray(tested.client_accuracy)
         if self.validate is not None:
             held_out = summarise(self.validate(params, batch_stats))
             result |= {
@@ -81,14 +94,28 @@ class Measures(NamedTuple):
         return result
 
 
+def compiled_measures(model: Model, personal: Personal | None = None) -> Compiled:
+    """The functions of a model's evaluations; they compile when they are first called.
+
+    Args:
+      model: The model.
+      personal: ``Method.start`` of a method with personal models; None: there are none.
+    """
+    return Compiled(
+        build_programs(model, personal),
+        build_client_program(model, personal),
+        build_client_program(model),
+    )
+
+
 def build_measures(
     split: ClientSplit,
     federation: Federation,
     model: Model,
     *,
+    compiled: Compiled,
     personal: Personal | None = None,
     stream: bool = False,
-    compiled: Compiled | None = None,
 ) -> Measures:
     """Builds the evaluations that a split data set allows; compiles nothing yet.
 
@@ -96,19 +123,13 @@ def build_measures(
       split: Which client has what, and what is held out.
       federation: Of it, on one device.
       model: The model.
+      compiled: ``compiled_measures`` of the same model and ``personal``.
       personal: ``Method.start`` of a method with personal models; None: there are none.
       stream: Send test and validation samples batch by batch.
-      compiled: Of measures of the same model and ``personal``; None: new ones.
 
     Returns:
       The evaluations.
     """
-    if compiled is None:
-        compiled = Compiled(
-            build_programs(model, personal),
-            build_client_program(model, personal),
-            build_client_program(model),
-        )
     train = split.dataset.train
     evaluator = functools.partial(
         build_evaluator, model, stream=stream, programs=compiled.views

@@ -9,7 +9,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedcmi_jax.experiment.files import plain, replace, sync
+from fedcmi_jax.experiment.files import (
+    naming,
+    plain,
+    read_bytes,
+    replace,
+    set_aside,
+    sync,
+)
 
 
 class MetricsLog:
@@ -75,7 +82,7 @@ class MetricsLog:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.path}: cannot be written: {error}") from None
         is_new = not self.path.exists()
-        with open(self.path, "ab") as file:
+        with naming(self.path), open(self.path, "ab") as file:
             size = file.tell()
             try:
                 file.write(text)
@@ -102,6 +109,10 @@ class MetricsLog:
             file and the line.
         """
         return [json.loads(content) for _, content in self._lines()[0]]
+
+    def evaluated(self) -> list[dict[str, Any]]:
+        """The lines of evaluated rounds; others only name clients. See `read`."""
+        return [record for record in self.read() if "acc" in record]
 
     def truncate_after(self, round: int) -> None:
         """Drops, atomically, all lines after a round, and an unfinished last line.
@@ -133,7 +144,7 @@ class MetricsLog:
         Returns:
           A line for the user if the log had to be rebuilt, else "".
         """
-        found = self.path.read_bytes() if self.path.exists() else b""
+        found = self._found()
         note = ""
         if not self._continues(found, copy, round):
             kept = f"; what was there is {self.set_aside()}" if found else ""
@@ -147,19 +158,13 @@ class MetricsLog:
         return note
 
     def set_aside(self) -> Path:
-        """Renames the file to the first free ``NAME.damaged-1``, ``-2``...
+        """Moves the file away, see ``files.set_aside``, and begins an empty one.
 
         Returns:
           Where it is now.
         """
-        number = 1
-        while os.path.lexists(f"{self.path}.damaged-{number}"):
-            number += 1
-        aside = self.path.with_name(f"{self.path.name}.damaged-{number}")
-        self.path.rename(aside)
-        sync(self.path.parent)
         self._keep([])
-        return aside
+        return set_aside(self.path)
 
     def _continues(self, found: bytes, copy: bytes, round: int) -> bool:
         """Whether a file holds a checkpoint's log, and at most later rounds' lines."""
@@ -177,7 +182,11 @@ class MetricsLog:
 
     def _lines(self) -> tuple[list[tuple[int, bytes]], bool]:
         """Finished lines with their rounds, and whether there is nothing else."""
-        return self._parse(self.path.read_bytes() if self.path.exists() else b"")
+        return self._parse(self._found())
+
+    def _found(self) -> bytes:
+        """What is in the file; nothing where there is none."""
+        return read_bytes(self.path) if os.path.lexists(self.path) else b""
 
     def _parse(self, text: bytes) -> tuple[list[tuple[int, bytes]], bool]:
         """The same of a file's content."""
@@ -185,13 +194,15 @@ class MetricsLog:
         lines: list[tuple[int, bytes]] = []
         for place, content in enumerate(contents, 1):
             try:
-                number = _round(json.loads(content))
+                record = json.loads(content)
             except (ValueError, RecursionError):
-                number = None
+                record = None
+            number = _round(record)
             if number is None and place == len(contents) and not rest:
                 return lines, False
-            if number is None or (lines and number <= lines[-1][0]):
-                what = "corrupt" if number is None else f"round {number} again"
+            is_sound = number is not None and _has_numbers(record)
+            if number is None or not is_sound or (lines and number <= lines[-1][0]):
+                what = f"round {number} again" if is_sound else "corrupt"
                 raise ValueError(
                     f"{self.path}, line {place}: {what}; `fedcmi resume` rebuilds it"
                 )
@@ -199,8 +210,21 @@ class MetricsLog:
         return lines, not rest
 
 
+NUMBERS = ("acc", "val_acc", "seconds")
+"""Fields of a line that runs are continued and compared by."""
+
+
 def _round(record: Any) -> int | None:
     """The record's round, None where it is no record."""
     number = record.get("round") if isinstance(record, dict) else None
     is_round = isinstance(number, int) and not isinstance(number, bool) and number >= 0
     return number if is_round else None
+
+
+def _has_numbers(record: dict[str, Any]) -> bool:
+    """Whether the fields in ``NUMBERS``, where there are any, are numbers or null."""
+    found = (record.get(name) for name in NUMBERS)
+    return all(
+        x is None or (isinstance(x, int | float) and not isinstance(x, bool))
+        for x in found
+    )

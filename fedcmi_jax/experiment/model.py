@@ -1,5 +1,7 @@
 """The model of a configuration: one encoder per modality, and their fusion."""
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -7,16 +9,25 @@ import numpy as np
 from fedcmi_jax import models
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.experiment.config import Config, create, lookup, section
-from fedcmi_jax.types import Model
+from fedcmi_jax.types import Model, Start
 
 
-def build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Model:
+def build_model(
+    config: Config,
+    dataset: Dataset,
+    needs_projectors: bool,
+    encoders: Mapping[str, Any] | None = None,
+    model: Model | None = None,
+) -> Model:
     """The model that a configuration describes.
 
     Args:
       config: The configuration.
       dataset: Its data set.
       needs_projectors: Whether the method needs a two-projector model.
+      encoders: Modality -> module; None: those that the configuration names.
+      model: In the place of architecture and encoders; precision, adapters and what is
+        frozen are the configuration's. None: there is none.
 
     Raises:
       ValueError: The encoders do not fit the modalities.
@@ -29,23 +40,50 @@ def build_model(config: Config, dataset: Dataset, needs_projectors: bool) -> Mod
       >>> build_model(config, data, needs_projectors=False).num_classes
       10
     """
-    encoders = _encoders(config, dataset)
+    if model is None:
+        encoders = _encoders(config, dataset) if encoders is None else encoders
+        model = _around(config, dataset, needs_projectors, encoders)
+    if config.model.precision == "bfloat16":
+        model = models.mixed_precision(model)
+    if config.model.lora_rank > 0:
+        model = models.lora(model, rank=config.model.lora_rank)
+    return models.frozen(model, config.freeze)
+
+
+def _around(
+    config: Config,
+    dataset: Dataset,
+    needs_projectors: bool,
+    encoders: Mapping[str, Any],
+) -> Model:
+    """The architecture around the encoders."""
     chosen, sizes = config.model, (dataset.shapes, dataset.num_classes)
     plain = chosen.architecture == "auto" and not needs_projectors
     if plain or chosen.architecture == "classifier":
-        model = models.classifier(encoders, *sizes, fusion=chosen.fusion)
-    else:
-        model = models.two_projector(
-            encoders,
-            *sizes,
-            fusion=chosen.fusion,
-            projector=chosen.projector,
-            width=chosen.width,
-            stand_in=chosen.stand_in,
-        )
-    if chosen.precision == "bfloat16":
-        return models.mixed_precision(model)
-    return model
+        return models.classifier(encoders, *sizes, fusion=chosen.fusion)
+    return models.two_projector(
+        encoders,
+        *sizes,
+        fusion=chosen.fusion,
+        projector=chosen.projector,
+        width=chosen.width,
+        stand_in=chosen.stand_in,
+    )
+
+
+def first_start(config: Config, model: Model) -> Callable[[], Start | None]:
+    """What reads ``init_from``, once, when it is first called; None: there is none."""
+
+    @functools.cache
+    def start() -> Start | None:
+        if config.init_from is None:
+            return None
+        # Imported here: it reads runs, which are experiments, which have models.
+        from fedcmi_jax.experiment.pretrained import init_from
+
+        return init_from(model, config.init_from)
+
+    return start
 
 
 def _encoders(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -67,7 +105,10 @@ def _encoders(config: Config, dataset: Dataset) -> dict[str, Any]:
         )
         encoders[modality] = create("encoder", own)
         # Any encoder can be run on any numbers; words as quantities teach it nothing.
-        is_text = np.issubdtype(dataset.train.inputs[modality].dtype, np.integer)
+        shape = dataset.shapes[modality]
+        if isinstance(shape, dict):
+            continue  # of several arrays, which the encoder knows by name
+        is_text = np.issubdtype(shape.dtype, np.integer)
         if is_text != getattr(encoders[modality], "takes_token_ids", False):
             has, remedy = ("token ids", "text") if is_text else ("numbers", "another")
             raise ValueError(

@@ -77,6 +77,7 @@ def local_training(config: Config, momentum: float, rate_scale: float) -> LocalT
         learning_rate=rate,
         optimizer=_local_optimizer(local, momentum),
         augment=crop_and_flip(local.augment) if local.augment else None,
+        clip_grad_norm=local.clip_grad_norm,
     )
 
 
@@ -93,7 +94,7 @@ def check_augmented(names: tuple[str, ...], dataset: Dataset) -> None:
                 f"{list(dataset.modalities)}"
             )
         shape = dataset.shapes[name]
-        if len(shape) not in (3, 4):
+        if isinstance(shape, dict) or len(shape) not in (3, 4):
             raise ValueError(
                 f"local.augment: {name!r} has samples of shape {shape}, which are no "
                 "images or frames; leave it out"

@@ -31,7 +31,8 @@ def register(kind: str, name: str, factory: Callable[..., Any]) -> None:
     """Adds a factory to those that configurations and flags can name.
 
     Args:
-      kind: method, dataset, partition or encoder.
+      kind: method, dataset, partition, encoder, aggregator, attack, privacy,
+        compression or systems.
       name: What it is called; with underscores.
       factory: Its keyword-only options become flags, its docstring their help.
 

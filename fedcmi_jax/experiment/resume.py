@@ -3,18 +3,28 @@
 No file of the user is ever erased: a log that is not the run's is moved aside.
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from fedcmi_jax.experiment import checkpoint, hosts
-from fedcmi_jax.experiment.config import Config
+from fedcmi_jax.experiment.config import Config, to_dict
+from fedcmi_jax.experiment.config_file import located
 from fedcmi_jax.experiment.experiment import Experiment
-from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.experiment.initial import initial_state
 from fedcmi_jax.experiment.metrics_log import MetricsLog
-from fedcmi_jax.experiment.run_folder import BEST, CHECKPOINTS, METRICS, SUMMARY
+from fedcmi_jax.experiment.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    SUMMARY,
+)
+from fedcmi_jax.experiment.summary_file import REMEDY, read_summary
 from fedcmi_jax.placement import own_rows, place_state
 from fedcmi_jax.types import FederationState
 
@@ -53,10 +63,72 @@ def is_due(every: int, round: int, rounds: int) -> bool:
     return round % every == 0 or round == rounds
 
 
-def evaluations(config: Config, round: int) -> list[int]:
-    """The rounds up to this one that are evaluated."""
-    numbers = range(1, round + 1)
-    return [r for r in numbers if is_due(config.eval_every, r, config.rounds)]
+def evaluations(every: int, round: int, last: int) -> list[int]:
+    """The rounds up to this one that are evaluated, of a run that ends with ``last``.
+
+    Example:
+      >>> evaluations(3, 7, 7), evaluations(3, 7, 8)
+      ([3, 6, 7], [3, 6])
+    """
+    return [r for r in range(1, round + 1) if is_due(every, r, last)]
+
+
+FREE = ("checkpoint_every", "imports", "output", "preset", "rounds_per_call")
+"""Fields of a configuration that may change while a run is interrupted: they say where
+a run is kept, not what it computes.
+"""
+
+
+def check_unchanged(
+    folder: pathlib.Path, config: Config, saved: dict[str, Any]
+) -> None:
+    """Refuses a configuration that is not the one its checkpoints were trained with.
+
+    Args:
+      folder: The run's folder, for the message.
+      config: What its config.json says now.
+      saved: ``to_dict`` of what it said when a checkpoint was saved.
+
+    Raises:
+      ValueError: A field differs that fixes results; names it. ``rounds`` may grow.
+    """
+    now = leaves(to_dict(located(config)))
+    before = leaves(saved)
+    for name in dict.fromkeys([*before, *now]):
+        if before.get(name) == now.get(name) or name.split(".")[0] in FREE:
+            continue
+        if name == "clients" and now.get(name) == 0:  # as many as the partition gave
+            continue
+        calibrated = before.get("privacy.target_epsilon") is not None
+        if name == "rounds" and _grows(before.get(name), now[name]) and not calibrated:
+            continue
+        but = "; it may only grow" if name == "rounds" else ""
+        if name == "rounds" and calibrated:
+            but = ", for which privacy.target_epsilon set the noise"
+        raise ValueError(
+            f"{folder / CONFIG}: {name} is {now.get(name)}, but the run was trained "
+            f"with {before.get(name)}{but}; put it back, or start a new run"
+        )
+
+
+def _grows(before: Any, now: int) -> bool:
+    return isinstance(before, int) and now > before
+
+
+def leaves(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Dotted name -> value of nested tables.
+
+    Example:
+      >>> leaves({"rounds": 3, "method": {"mu": None}})
+      {'rounds': 3, 'method.mu': None}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{where}{name}.")
+        else:
+            found[f"{where}{name}"] = value
+    return found
 
 
 def start(
@@ -74,18 +146,21 @@ def start(
       note: Receives what the user should read: damage, and what was done about it.
 
     Raises:
-      ValueError: The checkpoints are of another configuration, or none can be used.
+      ValueError: The checkpoints are of another configuration, or none can be used; or
+        the run starts over and ``init_from`` has changed.
     """
     init = jax.jit(experiment.algorithm.init)
+    check = functools.partial(check_unchanged, folder, experiment.config)
     checkpoints = folder / CHECKPOINTS
     found = bool(checkpoint.rounds(checkpoints)) if hosts.is_main() else False
     if not hosts.any_process(found):
+        state = initial_state(experiment, folder if hosts.is_main() else None)
         if hosts.is_main():
             _note_any(note, start_log(log, experiment.config))
-        return init(experiment.key, experiment.federation)
+        return state
     if experiment.mesh is None:
         like = jax.eval_shape(init, experiment.key, experiment.federation)
-        restored = checkpoint.restore(checkpoints, like)
+        restored = checkpoint.restore(checkpoints, like, check=check)
     else:
         # A checkpoint holds whole arrays, whatever devices they came from.
         n = experiment.federation.num_clients
@@ -93,7 +168,7 @@ def start(
         restored = checkpoint.Restored(state, 0, ())
         if hosts.is_main():
             like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-            restored = checkpoint.restore(checkpoints, like)
+            restored = checkpoint.restore(checkpoints, like, check=check)
         place = jax.jit(lambda s: place_state(s, experiment.mesh, n))
         restored = restored._replace(state=place(hosts.broadcast(restored.state)))
     for line in restored.skipped:
@@ -121,7 +196,8 @@ def start_log(log: MetricsLog, config: Config) -> str:
     try:
         records = log.read()
         evaluated = [r["round"] for r in records if "acc" in r]
-        is_ours = evaluated == evaluations(config, first)[: len(evaluated)]
+        expected = evaluations(config.eval_every, first, config.rounds)
+        is_ours = evaluated == expected[: len(evaluated)]
         is_ours = is_ours and (not records or records[-1]["round"] <= first)
     except ValueError:
         is_ours = False
@@ -134,32 +210,68 @@ def start_log(log: MetricsLog, config: Config) -> str:
     )
 
 
+def is_finished(folder: pathlib.Path, config: Config) -> bool:
+    """Whether nothing of a run is left to train; its ``rounds`` may have grown since.
+
+    Example:
+      >>> is_finished(pathlib.Path("no/such/folder"), Config())
+      False
+    """
+    if not (folder / SUMMARY).exists():
+        return False
+    summary = read_summary(folder)
+    done = summary.get("rounds", config.rounds)
+    return bool(summary.get("stopped_early")) or done >= config.rounds
+
+
 def mend_log(folder: pathlib.Path, config: Config) -> str:
     """Rebuilds the log of a finished run if it is not what its last checkpoint holds.
 
-    Where that checkpoint is gone or damaged, the log is compared with summary.json.
+    Where that checkpoint is gone or damaged, the log must be whole. Either way it must
+    end as summary.json says.
 
     Args:
       folder: A finished run's folder.
       config: Its configuration.
 
     Returns:
-      A line for the user if the log was rebuilt, else "".
+      A line for the user if the log was rebuilt or the last model is lost, else "".
 
     Raises:
-      ValueError: The log is not that of the run, and no checkpoint holds a copy.
+      ValueError: The log is not that of the run, and no checkpoint holds a copy; or the
+        configuration or the summary is not the run's.
     """
-    summary = read_json(folder / SUMMARY)
+    summary = read_summary(folder)
     log, round = MetricsLog(folder / METRICS), summary.get("rounds", config.rounds)
-    saved = checkpoint.newest_log(folder / CHECKPOINTS)
+    check = functools.partial(check_unchanged, folder, config)
+    saved = checkpoint.newest_log(folder / CHECKPOINTS, check)
     if saved is not None and saved[0] == round:
-        return log.restore(*saved)
+        note = log.restore(*saved)
+        _check_summary(folder, summary, log)
+        return note
     why = f"no usable checkpoint of round {round} holds a copy"
     _check_complete(log, config, round, why)
-    evaluated = [r for r in log.read() if "acc" in r]
+    evaluated = log.evaluated()
     if evaluated[-1:] != [summary.get("final")]:
         raise _unlike(log, f"does not end as {folder / SUMMARY} says", why)
-    return ""
+    _check_summary(folder, summary, log)
+    return (
+        f"{folder / CHECKPOINTS} has lost round {round}, the last one; to have its "
+        f"model again, remove {folder / SUMMARY} and resume"
+    )
+
+
+def _check_summary(
+    folder: pathlib.Path, summary: dict[str, Any], log: MetricsLog
+) -> None:
+    """Raises unless the lines in the summary are those of the log."""
+    lines = {r["round"]: r for r in log.read() if "acc" in r}
+    for name in ("final", "best"):
+        line = summary.get(name)
+        if line is not None and lines.get(line.get("round")) != line:
+            raise ValueError(
+                f"{folder / SUMMARY}: {name!r} is no line of {log.path}; {REMEDY}"
+            )
 
 
 def _check_complete(log: MetricsLog, config: Config, round: int, why: str) -> None:
@@ -171,7 +283,7 @@ def _check_complete(log: MetricsLog, config: Config, round: int, why: str) -> No
         found = [r["round"] for r in log.read() if "acc" in r and r["round"] <= round]
     except ValueError:
         raise _unlike(log, "has a damaged line", why) from None
-    if found != (expected := evaluations(config, round)):
+    if found != (expected := evaluations(config.eval_every, round, round)):
         odd = min(set(found) ^ set(expected))
         which = "no" if odd in expected else "an odd"
         raise _unlike(log, f"has {which} line of round {odd}", why)

@@ -1,26 +1,37 @@
 """A run's folder: what is in it, where a new one goes, and the lock.
 
 A run is a folder with ``config.json``, ``metrics.jsonl`` (one line per evaluated
-round), ``checkpoints/`` and ``best/`` (see ``checkpoint``) and ``summary.json``. A
-process may be killed between any two instructions: a JSON file is then either the old
-or the new one, and only the last line of the metrics log can be unfinished.
+round), ``checkpoints/`` and ``best/`` (see ``checkpoint``), ``summary.json`` and
+``curve.svg`` (``curve``); some have ``clients.jsonl`` (``client_log``). A process may
+be killed between any two instructions: a JSON file is then either the old or the new
+one, and only the last line of the metrics log can be unfinished.
 """
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import IO
+
+from fedcmi_jax.experiment.files import without_waiting
+from fedcmi_jax.experiment.outputs import check_folder
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+CLIENTS = "clients.jsonl"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 SUMMARY = "summary.json"
 
 _LOCK = ".lock"
+
+PATIENCE = 0.1
+"""Seconds that a run waits for its lock: whoever lists runs has it for an instant."""
 
 
 def make_folder(folder: str | Path) -> None:
@@ -31,7 +42,8 @@ def make_folder(folder: str | Path) -> None:
         configuration leaves (hidden files) does not count.
 
     Raises:
-      ValueError: The folder has content, or is a file.
+      ValueError: The folder has content, is a file, or cannot be written
+        (`outputs.check_folder`).
 
     Example:
       >>> import tempfile
@@ -39,6 +51,39 @@ def make_folder(folder: str | Path) -> None:
     """
     check_free(folder)
     Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def claim_folder(folder: str | Path) -> Path:
+    """Makes a folder that was not there: this one, or the first free NAME-2, NAME-3...
+
+    Of processes that ask for one name at a time, each gets a folder of its own.
+
+    Args:
+      folder: As `default_folder` named it.
+
+    Returns:
+      The folder that was made.
+
+    Example:
+      >>> import tempfile
+      >>> folder = Path(tempfile.mkdtemp()) / "run"
+      >>> [claim_folder(folder).name for _ in range(3)]
+      ['run', 'run-2', 'run-3']
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for path in _numbered(folder):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            break
+    return path
+
+
+def _numbered(first: Path) -> Iterator[Path]:
+    """A path, then the same with -2, -3... behind its name."""
+    yield first
+    for copy in itertools.count(2):
+        yield first.with_name(f"{first.name}-{copy}")
 
 
 def check_free(folder: str | Path) -> None:
@@ -54,10 +99,11 @@ def check_free(folder: str | Path) -> None:
       >>> check_free("no/such/folder")
     """
     folder = Path(folder)
+    if os.path.isfile(folder):
+        raise ValueError(f"run folder {folder} is a file; choose another --output")
+    check_folder(folder)
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise ValueError(f"run folder {folder} is a file; choose another --output")
     ours = re.compile(rf"{re.escape(_LOCK)}|\..*\.tmp")
     if any(not ours.fullmatch(entry.name) for entry in folder.iterdir()):
         raise ValueError(
@@ -107,7 +153,7 @@ def check_run(folder: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: str | Path) -> Iterator[None]:
+def lock(folder: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     """Keeps a second process from training in the same run.
 
     The kernel holds the lock: it ends with the process, however that ends. The file
@@ -115,6 +161,7 @@ def lock(folder: str | Path) -> Iterator[None]:
 
     Args:
       folder: An existing run folder.
+      patience: Seconds to wait for another process.
 
     Yields:
       Nothing, with the lock held.
@@ -130,15 +177,40 @@ def lock(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"run folder {folder} does not exist; create it first")
-    with open(folder / _LOCK, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with open(folder / _LOCK, "ab", opener=without_waiting) as file:
+        if not _locks(file, fcntl.LOCK_EX, patience):
             raise ValueError(
                 f"run folder {folder} is in use by another process; wait until it "
                 "ends or choose another --output"
-            ) from None
+            )
         yield
+
+
+def is_in_use(folder: str | Path) -> bool:
+    """Whether a process trains in a run's folder.
+
+    Example:
+      >>> is_in_use("no/such/folder")
+      False
+    """
+    path = Path(folder) / _LOCK
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:  # let go at once: `lock` is patient enough
+        return not _locks(file, fcntl.LOCK_SH, 0.0)
+
+
+def _locks(file: IO[bytes], kind: int, patience: float) -> bool:
+    """Locks an open file; False: another process has it, for longer than that."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(PATIENCE / 10)
 
 
 def default_folder(
@@ -169,9 +241,5 @@ def default_folder(
         raise ValueError(f"name: {name!r} has no letter or digit to name a folder by")
     now = datetime.now() if now is None else now
     first = Path(root) / f"{slug}-s{seed}-{now:%Y%m%d-%H%M%S}"
-    path, copy = first, 1
     # lexists: a dangling link is taken, too.
-    while os.path.lexists(path):
-        copy += 1
-        path = first.with_name(f"{first.name}-{copy}")
-    return path
+    return next(path for path in _numbered(first) if not os.path.lexists(path))

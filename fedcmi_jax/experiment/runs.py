@@ -17,17 +17,39 @@ from fedcmi_jax.evaluation.metrics import build_evaluator
 from fedcmi_jax.evaluation.summary import summarise
 from fedcmi_jax.experiment import checkpoint, seeds, training
 from fedcmi_jax.experiment.best import load_best
+from fedcmi_jax.experiment.client_log import read_clients
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, build
 from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.one_call import columns
-from fedcmi_jax.experiment.run_folder import CHECKPOINTS, METRICS, check_run
-from fedcmi_jax.types import Batch, Params
+from fedcmi_jax.experiment.parts import Parts
+from fedcmi_jax.experiment.resume import check_unchanged
+from fedcmi_jax.experiment.run_folder import CHECKPOINTS, CLIENTS, METRICS, check_run
+from fedcmi_jax.methods.base import Method
+from fedcmi_jax.samples import named_arrays
+from fedcmi_jax.types import Batch, Model, Params
 
 PREDICT_BATCH = 256
 """Samples per forward pass of ``Run.predict``; no effect on results."""
 
 Round = Literal["last", "best"] | int
+
+
+def round_of(round: str | int) -> Round:
+    """A round from its name or number.
+
+    Raises:
+      ValueError: It is none of last, best and a number.
+
+    Example:
+      >>> round_of("best"), round_of("12")
+      ('best', 12)
+    """
+    if round in ("last", "best"):
+        return round  # type: ignore[return-value]
+    if not str(round).isdecimal():
+        raise ValueError(f"round: {round!r}; give last, best or a round's number")
+    return int(round)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +59,35 @@ class Run:
     Attributes:
       folder: The folder.
       config: Its configuration.
+      parts: Objects in the place of what it names.
     """
 
     folder: pathlib.Path
     config: Config
+    parts: Parts = Parts()  # noqa: RUF009 (immutable)
 
     @functools.cached_property
     def experiment(self) -> Experiment:
         """Data, model and algorithm, built again; training samples stay on the host."""
-        return build(self.config, resident=False)
+        return build(self.config, resident=False, parts=self.parts)
 
     def records(self) -> list[dict[str, Any]]:
         """The metrics lines, a dict per evaluated round."""
-        return [x for x in MetricsLog(self.folder / METRICS).read() if "acc" in x]
+        return MetricsLog(self.folder / METRICS).evaluated()
+
+    def clients(self) -> list[dict[str, Any]]:
+        """Who took part: the lines of clients.jsonl.
+
+        Returns:
+          Of round 0 ``examples``, n_i of all clients; of every round ``cohort``, client
+          ids, ``rejected`` if there are any, and with log_clients = all ``loss``, the
+          cohort's mean task losses over their local steps, and ``accuracy`` of all
+          clients in evaluated rounds.
+
+        Raises:
+          ValueError: The run was trained without log_clients.
+        """
+        return read_clients(self.folder / CLIENTS)
 
     def metrics(self) -> Any:
         """The numbers of the metrics lines: a DataFrame if pandas is there, or a dict.
@@ -74,16 +112,20 @@ class Run:
           Parameters and BatchNorm statistics.
 
         Raises:
-          ValueError: There is no such checkpoint, or it is damaged.
+          ValueError: The round is none of these, there is no such checkpoint, it is
+            damaged, or config.json was changed since.
         """
+        round = round_of(round)
         experiment = self.experiment
         if round == "best":
             state = load_best(self.folder, experiment).state
         else:
             init = experiment.algorithm.init
             like = jax.eval_shape(init, experiment.key, experiment.federation)
-            number = None if round == "last" else int(round)
-            restored = checkpoint.restore(self.folder / CHECKPOINTS, like, number)
+            number = None if round == "last" else round
+            check = functools.partial(check_unchanged, self.folder, experiment.config)
+            folder = self.folder / CHECKPOINTS
+            restored = checkpoint.restore(folder, like, number, check)
             for line in restored.skipped:
                 warnings.warn(line, stacklevel=2)
             state = restored.state
@@ -115,7 +157,7 @@ class Run:
         logits, found = jax.jit(self.predictor(round)), []
         for i in range(0, len(table), PREDICT_BATCH):
             rows = slice(i, i + PREDICT_BATCH)
-            batch = {m: x[rows] for m, x in arrays.items()}
+            batch = jax.tree.map(lambda x, r=rows: x[r], arrays)
             found.append(np.asarray(logits(batch, table[rows])))
         return np.concatenate(found)
 
@@ -168,12 +210,23 @@ class Run:
         return dict(summarise(evaluate(params, stats)))
 
 
-def load_run(folder: str | pathlib.Path) -> Run:
+def load_run(
+    folder: str | pathlib.Path,
+    *,
+    dataset: Dataset | None = None,
+    encoders: Mapping[str, Any] | None = None,
+    model: Model | None = None,
+    method: Method | None = None,
+) -> Run:
     """Opens a run's folder; its data are loaded when they are needed.
 
     Args:
       folder: What ``fedcmi train`` or ``train(output=...)`` wrote; of several seeds the
         folder of one (``seed-S``).
+      dataset: As it was given to ``train``; so are encoders, model and method.
+      encoders: Modality -> flax module.
+      model: The model.
+      method: The method.
 
     Returns:
       The run.
@@ -186,13 +239,13 @@ def load_run(folder: str | pathlib.Path) -> Run:
       Traceback (most recent call last):
       ValueError: no/such/folder is no run: there is no such folder
     """
-    folder = pathlib.Path(folder)
+    folder, parts = pathlib.Path(folder), Parts(dataset, encoders, model, method)
     check_run(folder)
-    config = training.read_config(folder)
+    config = training.read_config(folder, parts)
     if config.seeds > 1:
         one = seeds.folder_of(folder, config.seed)
         raise ValueError(f"{folder} is a run of {config.seeds} seeds; give e.g. {one}")
-    return Run(folder, config)
+    return Run(folder, config, parts)
 
 
 def _samples(
@@ -206,19 +259,13 @@ def _samples(
         )
     arrays = {}
     for m in dataset.modalities:
-        where, like = f"inputs, modality {m!r}", dataset.train.inputs[m]
-        x = numeric(where, inputs[m])
-        if x.shape[1:] != like.shape[1:]:
-            raise ValueError(
-                f"{where}: shape {x.shape}; the run's samples have "
-                f"[n, {', '.join(map(str, like.shape[1:]))}]"
-            )
-        if not np.isfinite(x).all():
-            raise ValueError(f"{where}: holds what is no finite number")
-        if x.dtype != like.dtype and like.dtype in (np.float32, np.int32):
-            raise ValueError(f"{where}: is of {x.dtype}, the run's of {like.dtype}")
-        arrays[m] = x.astype(like.dtype, copy=False)
-    sizes = {m: len(x) for m, x in arrays.items()}
+        where, like = f"inputs, modality {m!r}", dataset.shapes[m]
+        arrays[m] = _like(where, like, inputs[m])
+    sizes = {
+        what: len(x)
+        for m in arrays
+        for what, x in named_arrays(f"modality {m!r}", arrays[m])
+    }
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise ValueError(f"inputs: numbers of samples differ, or are 0: {sizes}")
     shape = (next(iter(sizes.values())), len(dataset.modalities))
@@ -227,3 +274,22 @@ def _samples(
     if empty.size:
         raise ValueError(f"available: sample {empty[0]} has no modality")
     return table.astype(np.float32), arrays
+
+
+def _like(where: str, like: Any, values: Any) -> Any:
+    """A modality's arrays, of the shapes and dtypes of the run's."""
+    if isinstance(like, dict):
+        if not isinstance(values, Mapping) or set(values) != set(like):
+            raise ValueError(f"{where}: give a dict of the arrays {sorted(like)}")
+        return {k: _like(f"{where}, {k!r}", like[k], values[k]) for k in like}
+    x = numeric(where, values)
+    if x.shape[1:] != like:
+        raise ValueError(
+            f"{where}: shape {x.shape}; the run's samples have "
+            f"[n, {', '.join(map(str, like))}]"
+        )
+    if not np.isfinite(x).all():
+        raise ValueError(f"{where}: holds what is no finite number")
+    if x.dtype != like.dtype and like.dtype in (np.float32, np.int32):
+        raise ValueError(f"{where}: is of {x.dtype}, the run's of {like.dtype}")
+    return x.astype(like.dtype, copy=False)

@@ -53,7 +53,8 @@ def unseal(folder: Path) -> dict[str, Any]:
     """The content of an intact folder, with the ``version`` that wrote it.
 
     Raises:
-      OSError: A file cannot be read, is missing or has changed; names it.
+      OSError: A file cannot be read, is missing or has changed, or the metadata lack a
+        key; names it.
       ValueError: Another version wrote it in another format; names the remedy.
     """
     try:
@@ -63,17 +64,35 @@ def unseal(folder: Path) -> dict[str, Any]:
         is_intact = False
     if not is_intact:
         raise OSError(f"{METADATA} does not match its checksum")
+    check_keys(value, format=int)
     if value["format"] != FORMAT:
         writer = f"fedcmi_jax {value.get('version', '0.1.0')}, which wrote it"
         raise ValueError(
             f"checkpoint {folder} has format {value['format']}, this version reads "
             f"{FORMAT}; finish the run with {writer}"
         )
+    check_keys(value, version=str, files=dict)
     found = _digests(folder)
     for name, digest in value["files"].items():
         if found.get(name) != digest:
             raise OSError(f"{name} {'has changed' if name in found else 'is missing'}")
     return value
+
+
+def check_keys(value: dict[str, Any], **types: type) -> None:
+    """Refuses metadata that lacks a key, or has another type there.
+
+    Raises:
+      OSError: Names the first of these keys.
+
+    Example:
+      >>> check_keys({"round": "5"}, round=int)
+      Traceback (most recent call last):
+      OSError: metadata.json has no valid 'round'
+    """
+    for name, kind in types.items():
+        if type(value.get(name)) is not kind:
+            raise OSError(f"{METADATA} has no valid {name!r}")
 
 
 def _digests(folder: Path) -> dict[str, str]:

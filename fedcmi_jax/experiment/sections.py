@@ -1,8 +1,8 @@
-"""The four parts of a configuration that are chosen by name.
+"""The parts of a configuration that are chosen by name.
 
-Data set, partition, encoder and method: such a section is the name plus the
-keyword-only options of the factory registered under it, so a new factory brings its own
-flags and help.
+Data set, partition, encoder, method, aggregator, attack, privacy, compression and
+systems: such a section is the name plus the keyword-only options of the factory
+registered under it, so a new factory brings its own flags and help.
 """
 
 import dataclasses
@@ -13,13 +13,29 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from fedcmi_jax import data, methods, models, partition
+from fedcmi_jax import (
+    aggregators,
+    attacks,
+    compression,
+    data,
+    methods,
+    models,
+    partition,
+    privacy,
+    systems,
+)
+from fedcmi_jax.samples import PathOption
 
 REGISTRIES: dict[str, dict[str, Callable[..., Any]]] = {
     "dataset": data.REGISTRY,
     "partition": partition.REGISTRY,
     "encoder": models.ENCODERS,
     "method": methods.REGISTRY,
+    "aggregator": aggregators.REGISTRY,
+    "attack": attacks.REGISTRY,
+    "privacy": privacy.REGISTRY,
+    "compression": compression.REGISTRY,
+    "systems": systems.REGISTRY,
 }
 """Section -> registry of factories."""
 
@@ -28,6 +44,11 @@ DEFAULT_NAMES = {
     "partition": "dirichlet",
     "encoder": "mlp",
     "method": "fedcmi",
+    "aggregator": "mean",
+    "attack": "none",
+    "privacy": "none",
+    "compression": "none",
+    "systems": "none",
 }
 
 
@@ -48,6 +69,8 @@ def lookup(what: str, name: str, known: typing.Iterable[str]) -> str:
     prefix, dot, field = name.rpartition(".")
     renamed = prefix + dot + RENAMED.get(field.replace("-", "_"), "")
     close = difflib.get_close_matches(name, known, n=1)
+    elsewhere = [k for k in known if dot and k.rpartition(".")[2] == field]
+    close = elsewhere if len(elsewhere) == 1 else close
     close = [renamed] if renamed in known else close
     hint = f"did you mean {close[0]!r}?" if close else f"choose from {sorted(known)}"
     raise ValueError(f"{what}: unknown {name!r}; {hint}")
@@ -87,6 +110,21 @@ def section(kind: str, name: str) -> type:
     doc = f"{doc.splitlines()[0]}\n\nAttributes:\n  name: One of {known}.\n{args}\n"
     return dataclasses.make_dataclass(
         title, fields, frozen=True, namespace={"__doc__": doc}
+    )
+
+
+def path_options(kind: str, name: str) -> tuple[str, ...]:
+    """Options of a factory that name a file or a folder.
+
+    Example:
+      >>> path_options("dataset", "npz")
+      ('path',)
+    """
+    hints = typing.get_type_hints(REGISTRIES[kind][name], include_extras=True)
+    return tuple(
+        option
+        for option, hint in hints.items()
+        if PathOption in (hint, *typing.get_args(hint))
     )
 
 

@@ -11,10 +11,10 @@ from fedcmi_jax.algorithm import FederatedAlgorithm
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.types import FederationState, PyTree
 
-_AXES: Any = FederationState(*(0, 0, 0, 0, 0, 0, None, 0))  # type: ignore[arg-type]
+_AXES: Any = FederationState(*(0, 0, 0, 0, 0, 0, None, 0, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
 """Where a state of several seeds has their axis; the round is common to all."""
 
-OWN_NAMES = ("round", "rejected")
+OWN_NAMES = ("round", "rejected", "set_aside", "skipped")
 """Fields of a metrics line that have no mean."""
 
 
@@ -64,8 +64,12 @@ def over_seeds(algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
 
         return call
 
+    def init(keys: jax.Array, *args: Any) -> FederationState:
+        axes = (0, *(None for _ in args))
+        return jax.vmap(algorithm.init, in_axes=axes, out_axes=_AXES)(keys, *args)
+
     return algorithm._replace(
-        init=jax.vmap(algorithm.init, in_axes=(0, None), out_axes=_AXES),
+        init=init,
         round=mapped(algorithm.round, 0),
         run=jax.jit(mapped(algorithm.run, 1), donate_argnums=0),
     )

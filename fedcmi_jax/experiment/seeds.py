@@ -12,18 +12,22 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
 from fedcmi_jax.experiment import autotune, hosts, resume, training
+from fedcmi_jax.experiment.callbacks import Callback, Callbacks
 from fedcmi_jax.experiment.config import Config, shares_partition, to_dict
-from fedcmi_jax.experiment.experiment import Experiment, build
+from fedcmi_jax.experiment.curve import write_curve
+from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.experiment.files import read_json, write_json, write_lines
 from fedcmi_jax.experiment.metrics_log import MetricsLog
 from fedcmi_jax.experiment.run_folder import METRICS, SUMMARY, is_run, lock
 from fedcmi_jax.experiment.seed_axis import pool, summary_fields
+from fedcmi_jax.experiment.sharing import Shared
+from fedcmi_jax.experiment.summary_file import read_summary
 
 
 def numbers(config: Config) -> range:
@@ -56,9 +60,11 @@ def train(
     config: Config,
     folder: pathlib.Path,
     mesh: Mesh | None = None,
-    observer: training.Observer | None = None,
+    callbacks: Sequence[Callback] = (),
     log: Callable[[str], None] = lambda text: None,
-    like: Experiment | None = None,
+    shared: Shared | None = None,
+    spread: bool = False,
+    stop: list[int] | None = None,
 ) -> dict[str, Any]:
     """Trains every seed that has not finished, and writes their common results.
 
@@ -68,9 +74,11 @@ def train(
       config: With ``seeds`` above 1.
       folder: The run's folder; it must exist.
       mesh: Devices; ``experiment.build``.
-      observer: Receives the progress, seed after seed.
+      callbacks: What follows the runs, seed after seed.
       log: ``experiment.build``.
-      like: The experiment of a seed (``alone``), built before; None: of the first.
+      shared: ``experiment.build``; None: the seeds share with each other only.
+      spread: ``experiment.build``.
+      stop: As in ``training.train``.
 
     Returns:
       The summary, also written to summary.json.
@@ -81,23 +89,25 @@ def train(
       training.Interrupted: SIGINT or SIGTERM; the last finished round is saved.
       training.DivergedError: Some seeds diverged; names them. The others have finished.
     """
-    observer = observer or training.Observer()
+    note = Callbacks(callbacks).note
     lost: list[str] = []
+    shared = shared or Shared()
     if hosts.is_main():
-        for note in _mend_finished(config, folder):
-            observer.note(note)
-    with training.stop_requests(observer) as stop:
+        for line in _mend_finished(config, folder):
+            note(line)
+    with contextlib.ExitStack() as stack:
+        if stop is None:
+            stop = stack.enter_context(training.stop_requests(note))
         for i, seed in enumerate(numbers(config), 1):
             sub = folder_of(folder, seed)
-            if hosts.any_process(hosts.is_main() and (sub / SUMMARY).exists()):
+            if hosts.any_process(hosts.is_main() and resume.is_finished(sub, config)):
                 continue
             last = 0
-            observer.note(f"seed {seed} ({i} of {config.seeds})")
-            experiment = build(alone(config, seed), mesh, log, like)
-            like = like or experiment
+            note(f"seed {seed} ({i} of {config.seeds})")
+            experiment = build(alone(config, seed), mesh, log, shared, spread)
             with _prepared(folder, config, seed):
                 try:
-                    done = training.train(experiment, sub, observer, stop)
+                    done = training.train(experiment, sub, callbacks, stop)
                     last = int(done.state.round)
                 except training.Interrupted as error:
                     where = (error.signal_number, error.round, seed)
@@ -180,19 +190,20 @@ def write_summary(config: Config, folder: pathlib.Path) -> dict[str, Any]:
       its own last and best round, and ``per_seed``, the fields of each seed's summary.
     """
     write_metrics(config, folder)
-    own = {n: read_json(folder_of(folder, n) / SUMMARY) for n in numbers(config)}
-    has_best = all(s["best"] for s in own.values())
+    own = {n: read_summary(folder_of(folder, n)) for n in numbers(config)}
+    has_best = all(s.get("best") for s in own.values())
     best = pool({n: s["best"] for n, s in own.items()}) if has_best else None
     summary = {
-        "rounds": max(s["rounds"] for s in own.values()),
-        "parameters": own[config.seed]["parameters"],
+        "rounds": max(s.get("rounds", config.rounds) for s in own.values()),
+        "parameters": own[config.seed].get("parameters"),
         "final": pool({n: s["final"] for n, s in own.items()}),
         "best": best,
         "chosen_on": "validation" if best else None,
         **summary_fields(own, shares_partition(config)),
-        "seconds": sum(s["seconds"] for s in own.values()),
+        "seconds": sum(s.get("seconds", 0.0) for s in own.values()),
         "versions": training.versions(),
     }
+    write_curve(folder, MetricsLog(folder / METRICS).read())
     write_json(folder / SUMMARY, summary, null_non_finite=True)
     return summary
 

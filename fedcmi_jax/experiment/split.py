@@ -10,9 +10,11 @@ from fedcmi_jax import data, partition
 from fedcmi_jax.assembly import check_present
 from fedcmi_jax.cohort import KEYS
 from fedcmi_jax.data.base import Dataset, Split
+from fedcmi_jax.experiment.client_modalities import client_modalities
 from fedcmi_jax.experiment.config import Config, create
 from fedcmi_jax.partition import Partition
 from fedcmi_jax.partition.holdout import Held, take_clients, take_share
+from fedcmi_jax.partition.noise import ClientRng, add_feature_noise, add_label_noise
 
 PARTITION_KEY = KEYS.index("partition")
 """Index of the NumPy generator that splits samples and modalities; one per seed, so
@@ -44,6 +46,9 @@ def load_dataset(chosen: Any, log: Callable[[str], None]) -> Dataset:
         log(f"{dataset.name}: {note}")
     return dataset
 
+
+LABEL_NOISE_KEY, FEATURE_NOISE_KEY = 1, 2
+"""Which noise a client's generator [seed, PARTITION_KEY, key, client + 1] is for."""
 
 FIXED_SEED = 0
 """The seed that splits the data with ``fixed_partition``, whatever the run's own is."""
@@ -81,6 +86,7 @@ def split(config: Config, dataset: Dataset) -> ClientSplit:
     validation samples, the clients' own test samples, missing modalities. What is off
     draws nothing. Samples held out lack no modality that the data set has, as those of
     the test split. Both shares are of what a client had before either was taken.
+    Noise comes last, on training samples only, from generators of its own.
 
     Args:
       config: The configuration.
@@ -96,13 +102,8 @@ def split(config: Config, dataset: Dataset) -> ClientSplit:
     """
     seed = FIXED_SEED if config.fixed_partition else config.seed
     rng = np.random.default_rng([seed, PARTITION_KEY])
-    parts = create("partition", config.partition, dataset.train, config.clients, rng)
-    available = partition.allocate_modalities(
-        parts.num_clients,
-        len(dataset.modalities),
-        rng,
-        multimodal_fraction=config.multimodal_fraction,
-    )
+    parts = _partition(config, dataset.train, rng)
+    available = client_modalities(config, dataset.modalities, parts.num_clients, rng)
     holdout: Held | None = None
     holdout_available: np.ndarray | None = None
     holdout_ids: tuple[int, ...] = ()
@@ -126,7 +127,7 @@ def split(config: Config, dataset: Dataset) -> ClientSplit:
         )
         dataset = dataset._replace(train=train._replace(available=present))
     return ClientSplit(
-        dataset,
+        _with_noise(config, dataset, parts, seed),
         parts,
         available,
         validation,
@@ -135,6 +136,41 @@ def split(config: Config, dataset: Dataset) -> ClientSplit:
         holdout_available,
         holdout_ids,
     )
+
+
+def _partition(config: Config, train: Split, rng: np.random.Generator) -> Partition:
+    """The partition's own; its messages name the field, not its argument."""
+    try:
+        return create("partition", config.partition, train, config.clients, rng)
+    except ValueError as error:
+        raise ValueError(str(error).replace("num_clients", "clients")) from None
+
+
+def _with_noise(
+    config: Config, dataset: Dataset, parts: Partition, seed: int
+) -> Dataset:
+    """The data set, the samples of its clients as noisy as the configuration says."""
+
+    def rng_of(purpose: int) -> ClientRng:
+        key = [seed, PARTITION_KEY, purpose]
+        return lambda client: np.random.default_rng([*key, client + 1])
+
+    train = dataset.train
+    if config.label_noise:
+        train = add_label_noise(
+            train,
+            parts,
+            dataset.num_classes,
+            rng_of(LABEL_NOISE_KEY),
+            fraction=config.label_noise,
+            kind=config.label_noise_kind,
+            fraction_min=config.label_noise_min,
+            clients=config.noisy_clients,
+        )
+    if config.feature_noise:
+        rng = rng_of(FEATURE_NOISE_KEY)
+        train = add_feature_noise(train, parts, rng, sigma=config.feature_noise)
+    return dataset._replace(train=train)
 
 
 def _check_holdout(count: int, seed: int, left: Partition, holdout: Held) -> None:

@@ -12,7 +12,7 @@ from fedcmi_jax.evaluation.summary import summarise
 from fedcmi_jax.experiment import timing
 from fedcmi_jax.experiment.config import Config
 from fedcmi_jax.experiment.experiment import Experiment, build
-from fedcmi_jax.experiment.files import write_json
+from fedcmi_jax.experiment.files import naming, replace, write_json
 from fedcmi_jax.experiment.hosts import fetch
 from fedcmi_jax.experiment.loop import DivergedError, calls
 from fedcmi_jax.experiment.training import versions
@@ -82,7 +82,7 @@ def measure_one(experiment: Experiment) -> dict[str, Any]:
     params, stats = algorithm.deploy(state, federation), state.batch_stats
     metrics = summarise(experiment.evaluate(*fetch((params, stats))))
     per_client = timing.spread([s / config.clients_per_round for s in seconds])
-    data = [*federation.inputs.values(), federation.labels]
+    data = [*jax.tree.leaves(federation.inputs), federation.labels]
     return {
         "clients": config.clients,
         "clients_per_round": config.clients_per_round,
@@ -155,7 +155,7 @@ def sweep_clients(
                 "backend": jax.default_backend(),
             },
         )
-        (folder / "sweep.md").write_text("\n".join(lines) + "\n")
+        replace(folder / "sweep.md", ("\n".join(lines) + "\n").encode())
     if rows:
         draw(rows, folder / "sweep.png")
     if lost:
@@ -203,5 +203,6 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     for axis in axes:
         axis.set(xlabel="clients", xscale="log")
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with naming(path):
+        figure.savefig(path, dpi=120)
     pyplot.close(figure)

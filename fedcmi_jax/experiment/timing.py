@@ -112,14 +112,16 @@ def training_flops(model: Model, federation: Federation, epochs: int) -> float:
 
     XLA's count of one sample's forward and backward pass, times samples and epochs.
     """
-    shapes = {m: x.shape[1:] for m, x in federation.inputs.items()}
     samples = 4
     batch = Batch(
-        {m: jnp.zeros((samples, *s)) for m, s in shapes.items()},
+        jax.tree.map(
+            lambda x: jnp.zeros((samples, *x.shape[1:]), x.dtype), federation.inputs
+        ),
         labels=jnp.zeros(samples, jnp.int32),
         valid=jnp.ones(samples),
-        available=jnp.ones((samples, len(shapes))),
+        available=jnp.ones((samples, len(federation.modalities))),
         positions=jnp.arange(samples),
+        key=jax.random.key(0),
     )
 
     def loss(params, stats):

@@ -11,33 +11,51 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fedcmi_jax import streaming
-from fedcmi_jax.experiment import autotune, checkpoint, hosts, resume
+from fedcmi_jax.experiment import (
+    autotune,
+    checkpoint,
+    health,
+    hosts,
+    measures,
+    resume,
+    traffic,
+)
 from fedcmi_jax.experiment.best import Best, best_of, best_so_far, should_stop
 from fedcmi_jax.experiment.best import load_best as load_best
-from fedcmi_jax.experiment.config import Config, shares_partition, trains_in_turn
+from fedcmi_jax.experiment.callbacks import Begun, Callback, Callbacks
+from fedcmi_jax.experiment.client_log import ClientLog
+from fedcmi_jax.experiment.config import (
+    Config,
+    shares_partition,
+    to_dict,
+    trains_in_turn,
+)
+from fedcmi_jax.experiment.config_file import located
 from fedcmi_jax.experiment.config_file import read_config as read_config
 from fedcmi_jax.experiment.config_file import versions as versions
 from fedcmi_jax.experiment.config_file import write_config as write_config
+from fedcmi_jax.experiment.curve import write_curve
 from fedcmi_jax.experiment.experiment import Experiment
 from fedcmi_jax.experiment.files import write_json
 from fedcmi_jax.experiment.loop import Call, calls, records
 from fedcmi_jax.experiment.loop import DivergedError as DivergedError
 from fedcmi_jax.experiment.metrics_log import MetricsLog
-from fedcmi_jax.experiment.progress import Interrupted as Interrupted
-from fedcmi_jax.experiment.progress import Observer as Observer
-from fedcmi_jax.experiment.progress import stop_requests as stop_requests
 from fedcmi_jax.experiment.run_folder import BEST as BEST
 from fedcmi_jax.experiment.run_folder import CHECKPOINTS as CHECKPOINTS
+from fedcmi_jax.experiment.run_folder import CLIENTS as CLIENTS
 from fedcmi_jax.experiment.run_folder import CONFIG as CONFIG
 from fedcmi_jax.experiment.run_folder import METRICS as METRICS
 from fedcmi_jax.experiment.run_folder import SUMMARY as SUMMARY
 from fedcmi_jax.experiment.seed_axis import split_summary, summary_fields
+from fedcmi_jax.experiment.stopping import Interrupted as Interrupted
+from fedcmi_jax.experiment.stopping import stop_requests as stop_requests
 from fedcmi_jax.placement import own_rows
 from fedcmi_jax.types import FederationState
 
@@ -52,6 +70,7 @@ class Summary(NamedTuple):
       best: The metrics line of the best round on validation; None without validation.
       stopped_early: The round at which early stopping ended it; None: it did not.
       fixed_partition: Whether it trained on the partition of seed 0.
+      signs: That it went wrong nevertheless, one line each (``health.signs``).
     """
 
     folder: pathlib.Path
@@ -60,12 +79,13 @@ class Summary(NamedTuple):
     best: dict[str, Any] | None = None
     stopped_early: int | None = None
     fixed_partition: bool = False
+    signs: tuple[str, ...] = ()
 
 
 def train(
     experiment: Experiment,
     folder: pathlib.Path,
-    observer: Observer | None = None,
+    callbacks: Sequence[Callback] = (),
     stop: list[int] | None = None,
 ) -> Summary:
     """Trains, or goes on from the folder's newest good checkpoint, to the last round.
@@ -77,7 +97,7 @@ def train(
     Args:
       experiment: What to run; ``experiment.build``.
       folder: The run's folder; it must exist.
-      observer: Receives the progress.
+      callbacks: What follows the run.
       stop: Gets a signal from a caller who collects SIGINT and SIGTERM
         (``stop_requests``); None: collected here.
 
@@ -92,29 +112,37 @@ def train(
       DivergedError: No client of a round sent a finite update, or the model is no
         longer finite; the last checkpoint is that of an earlier round. Metric lines
         name the clients that were rejected up to there.
+      CallbackError: A callback failed; the last finished round is saved.
     """
-    observer = observer or Observer()
-    config = experiment.config
+    told, config = Callbacks(callbacks), experiment.config
     if trains_in_turn(config):
         raise ValueError(f"seeds: {config.seeds} is not one run; use seeds.train")
     if hosts.is_main():
         resume.check_usable(folder)
     log = MetricsLog(folder / METRICS) if hosts.is_main() else _NoLog(folder / METRICS)
-    experiment = autotune.tuned(experiment, folder, observer.note)
-    state = resume.start(experiment, folder, log, observer.note)
+    experiment = autotune.tuned(experiment, folder, told.note)
+    state = resume.start(experiment, folder, log, told.note)
+    norm = None if int(state.round) else health.norm(state.params)
     like = state
     if experiment.mesh is not None:  # a checkpoint holds the clients' own rows only
         n = experiment.federation.num_clients
         like = jax.eval_shape(lambda s: own_rows(s, n), state)
-    best = best_so_far(folder, like, log, observer.note)
-    observer.started(int(state.round), config.rounds)
+    best = best_so_far(folder, like, log, told.note)
+    clients = _client_log(experiment, folder, int(state.round), told.note)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(told.run(Begun(config, folder, int(state.round))))
         if stop is None:
-            stop = stack.enter_context(stop_requests(observer))
-        state, stopped = _loop(experiment, folder, state, best, log, observer, stop)
-    if experiment.stream is not None:
-        observer.note(streaming.describe(experiment.stream.report()))
-    return _finish(experiment, folder, log, state, stopped)
+            stop = stack.enter_context(stop_requests(told.note))
+        state, stopped = _loop(
+            experiment, folder, state, best, log, clients, told, stop
+        )
+        if experiment.stream is not None:
+            told.note(streaming.describe(experiment.stream.report()))
+        summary = _finish(experiment, folder, log, state, stopped, norm)
+        for sign in summary.signs:
+            told.note(sign)
+    told.finished(stopped)
+    return summary
 
 
 def _loop(
@@ -123,35 +151,48 @@ def _loop(
     state: FederationState,
     best: Best,
     log: MetricsLog,
-    observer: Observer,
+    clients: ClientLog | None,
+    told: Callbacks,
     stop: list[int],
 ) -> tuple[FederationState, bool]:
-    """The last state, and whether early stopping ended the training."""
+    """The last state, and whether the training ended before its last round."""
     config, round = experiment.config, int(state.round)
     if _is_over(config, best, round):
         return state, round < config.rounds
     begun = time.perf_counter()
-    for call in _calls(experiment, folder, state, log):
-        state, round = call.state, call.round
-        for record in records(experiment, call):
+    # Process 0 has the callbacks; all must run the same calls.
+    each = hosts.any_process(told.wants_rounds)
+    for call in _calls(experiment, folder, state, log, told if each else None):
+        state, round, told.round = call.state, call.round, call.round
+        if each:
+            told.round_end(round, jax.tree.map(lambda x: x[0], call.infos), state)
+        last = hosts.any_process(told.wants_stop)
+        accuracies = None
+        for record in records(experiment, call, last):
+            accuracies = record.pop(measures.CLIENTS, None)
             if "acc" in record:
                 now = time.perf_counter()
                 record["seconds"], begun = now - begun, now
             log.append(record)
             if "acc" in record:
-                observer.evaluated(record)
+                told.evaluated(record)
             # Process 0 decides: another's last digit may differ.
             if hosts.any_process(hosts.is_main() and best.is_beaten_by(record)):
                 best = Best(round, record["val_acc"])
                 _save(experiment, folder / BEST, state, log, keep=1)
-        stopping = hosts.any_process(bool(stop))
-        done = _is_over(config, best, round)
-        if resume.is_due(config.checkpoint_every, round, config.rounds) or (
-            stopping or done
-        ):
+        if clients is not None:
+            clients.append(range(call.before + 1, round + 1), call.infos, accuracies)
+        last = hosts.any_process(told.wants_stop) or _is_over(config, best, round)
+        stopping = hosts.any_process(bool(stop or told.failure))
+        is_due = resume.is_due(config.checkpoint_every, round, config.rounds)
+        if is_due or stopping or last:
             _save(experiment, folder / CHECKPOINTS, state, log)
-        if done:
+            told.saved(round)
+        if last:
             break
+        told.check(
+            f"round {round} is saved, go on with: {experiment.parts.resume} {folder}"
+        )
         if stopping:
             raise Interrupted(stop[0] if stop else signal.SIGTERM, round)
     return state, round < config.rounds
@@ -162,10 +203,11 @@ def _calls(
     folder: pathlib.Path,
     state: FederationState,
     log: MetricsLog,
+    told: Callbacks | None,
 ) -> Iterator[Call]:
     """`calls`; if training diverges, the log names the clients rejected up to there."""
     try:
-        yield from calls(experiment, state)
+        yield from calls(experiment, state, told.round_start if told else None)
     except DivergedError as error:
         for record in error.rejected:
             log.append(record)
@@ -175,7 +217,7 @@ def _calls(
 
 
 def _is_over(config: Config, best: Best, round: int) -> bool:
-    """Whether the last round is done, or an evaluation ended the run early."""
+    """Whether the last round is done, or validation ended the run early."""
     is_evaluated = round > 0 and resume.is_due(config.eval_every, round, config.rounds)
     stops = is_evaluated and should_stop(best, round, config.early_stop_rounds)
     return stops or round >= config.rounds
@@ -192,7 +234,26 @@ def _save(
     if experiment.mesh is not None:
         state = own_rows(hosts.fetch(state), experiment.federation.num_clients)
     if hosts.is_main():
-        checkpoint.save(folder, state, keep=keep, log=log.content)
+        config = to_dict(located(experiment.config))
+        checkpoint.save(folder, state, keep=keep, log=log.content, config=config)
+
+
+def _client_log(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    round: int,
+    note: Callable[[str], None],
+) -> ClientLog | None:
+    """The log of who takes part, as after a round; None: there is none."""
+    if experiment.config.log_clients == "none" or not hosts.is_main():
+        return None
+    n = experiment.federation.num_clients
+    sizes = np.asarray(experiment.federation.sizes)[:n]
+    losses = experiment.config.log_clients == "all"
+    log = ClientLog(folder / CLIENTS, sizes, losses)
+    if line := log.start(round):
+        note(line)
+    return log
 
 
 class _NoLog(MetricsLog):
@@ -211,31 +272,40 @@ def _finish(
     log: MetricsLog,
     state: FederationState,
     stopped: bool,
+    norm: float | None,
 ) -> Summary:
     config, round = experiment.config, int(state.round)
     if not hosts.is_main():
         return Summary(folder, {}, state)
-    records = [r for r in log.read() if "acc" in r]
+    records = log.evaluated()
     number = best_of(records).round
     best = next((r for r in records if r["round"] == number), None)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     summary = {
         "rounds": round,
         "stopped_early": round if stopped else None,
+        "bytes_per_client": traffic.mean(experiment.traffic())._asdict(),
         "parameters": parameters // (config.seeds if config.map_seeds else 1),
         "final": records[-1],
         "best": best,
         "chosen_on": "validation" if best else None,
         "fixed_partition": shares_partition(config),
-        "seconds": sum(r["seconds"] for r in records),
+        "seconds": sum(r.get("seconds") or 0.0 for r in records),
         "versions": versions(),
     }
     if experiment.holdout_ids:
         summary["holdout_clients"] = list(experiment.holdout_ids)
+    if experiment.guarantee is not None:
+        summary["privacy"] = experiment.guarantee.summary(round)
     if config.map_seeds:
         summary |= summary_fields(split_summary(summary), shares_partition(config))
+    growth = health.growth(experiment, state, norm)
+    signs = health.signs(records, experiment.model.num_classes, growth)
+    if signs:
+        summary["signs"] = list(signs)
     if experiment.stream is not None:
         summary["stream"] = experiment.stream.report()
+    write_curve(folder, records)
     write_json(folder / SUMMARY, summary, null_non_finite=True)
     return Summary(
         folder,
@@ -244,4 +314,5 @@ def _finish(
         best,
         summary["stopped_early"],
         summary["fixed_partition"],
+        signs,
     )

@@ -3,14 +3,18 @@
 import jax
 import jax.numpy as jnp
 
+from fedcmi_jax.blocks import drop_frozen
 from fedcmi_jax.methods.seen import Client
 from fedcmi_jax.types import Array, Mean, Model, Params, PyTree, Sum
 
 
 def zeros(model: Model, params: Params, num_clients: int) -> tuple[Params, Params]:
-    """``Method.init``: zeros like the parameters, at the server and at every client."""
-    del model, num_clients
-    start = jax.tree.map(jnp.zeros_like, params)
+    """``Method.init``: zeros like the parameters, at the server and at every client.
+
+    Those of frozen leaves are the number 0.
+    """
+    del num_clients
+    start = drop_frozen(model.frozen.params, jax.tree.map(jnp.zeros_like, params))
     return start, start
 
 

@@ -42,6 +42,19 @@ def check_momentum(momentum: float, remedy: str) -> None:
         raise ValueError(f"momentum: {momentum} is outside [0, 1); {remedy}")
 
 
+def check_features(name: str, model: Model) -> None:
+    """Refuses a model that shows no features for a method that looks at them.
+
+    Raises:
+      ValueError: Names the method and the remedy.
+    """
+    if model.widths is None:
+        raise ValueError(
+            f"model: {name} looks at features, and Model.widths is None; give their "
+            "widths, and the features in Outputs.features"
+        )
+
+
 def check_two_modalities(name: str, model: Model) -> None:
     """Refuses a model of other than two modalities for a method that compares two.
 

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.methods._fedcmi_options import Dominance, Options
+from fedcmi_jax.methods._fedcmi_view import View
 from fedcmi_jax.methods._infiltration import (
     argmax_last,
     at_labels,
     class_temperatures,
     distillation_loss,
 )
-from fedcmi_jax.types import Array, Batch, Model, Outputs, Sums
+from fedcmi_jax.methods._signals import feature_loss, gap, knows_better
+from fedcmi_jax.types import Array, Batch, Model, Sums
 
 
 class Context(NamedTuple):
@@ -28,6 +30,10 @@ class Context(NamedTuple):
       ruling_ratios: [M], those that ``dominant`` comes from: these, or the server's.
       multimodal: float32, 1 if the client has at least two modalities.
       active: float32, 1 once the warm-up is over.
+      lessons: ``View.lessons`` of the client's samples, [L, M, ...], or None.
+      softness: The calibration's T by which logits and lessons are divided, or None.
+      gates: [M, M, C], 1 where the first modality may teach the second one class c, or
+        None: everywhere.
     """
 
     teacher: Array
@@ -38,6 +44,9 @@ class Context(NamedTuple):
     ruling_ratios: Array
     multimodal: Array
     active: Array
+    lessons: Array | None = None
+    softness: View | None = None
+    gates: Array | None = None
 
 
 def temperatures(
@@ -75,7 +84,7 @@ def infiltration_loss(
     context: Context,
     batch: Batch,
     samples: Array,
-    teaching: Array,
+    teaching: View,
     students: Array,
     agrees: Array,
     source: Array,
@@ -87,12 +96,13 @@ def infiltration_loss(
       context: The client's.
       batch: The batch.
       samples: [B], 1 for samples that count.
-      teaching: [B, M, C] logits that may teach.
-      students: [B, M, C] logits that may learn.
+      teaching: What may teach.
+      students: [B, M, C] logits that may learn, or [B, M, D] features.
       agrees: bool, whether the batch's dominant modality is the statistics'.
       source: int32, d, who teaches.
     """
-    teacher_logits = jnp.take(teaching, source, axis=1)
+    lessons = teaching.logits if teaching.lessons is None else teaching.lessons
+    teacher = jnp.take(lessons, source, axis=1) if options.one_teaches_all else None
     taught = jnp.take(batch.available, source, axis=1) * samples
     total = jnp.zeros(())
     for k in range(students.shape[1]):
@@ -107,11 +117,41 @@ def infiltration_loss(
         if options.temperature == "weights":
             emphasis = 1.0 / temperature
             temperature = jnp.full_like(temperature, options.fixed_temperature)
+        lesson = lessons[:, k] if teacher is None else teacher
+        if options.gate != "none":
+            emphasis = emphasis * gate(options, context, batch, teaching, source, k)
         weights = taught * batch.available[:, k]
-        total = total + (k != source) * distillation_loss(
-            teacher_logits, students[:, k], temperature, weights, emphasis
-        )
+        learns = k != source
+        if options.level == "features":
+            emphasis = emphasis / temperature
+            loss = feature_loss(lesson, students[:, k], weights, emphasis)
+        else:
+            loss = distillation_loss(
+                lesson, students[:, k], temperature, weights, emphasis
+            )
+        if options.lam_scale == "gap":
+            loss = loss * gap(context.ratios, source)[k]
+        total = total + learns * loss
     return total
+
+
+def gate(
+    options: Options,
+    context: Context,
+    batch: Batch,
+    teaching: View,
+    source: Array,
+    k: int,
+) -> Array:
+    """[B], 1 for samples whose teacher is better than modality k; ``options.gate``."""
+    if options.gate == "class":
+        assert context.gates is not None
+        return context.gates[source, k][batch.labels]
+    teacher = jnp.take(teaching.logits, source, axis=1)
+    if not options.one_teaches_all:
+        assert teaching.lessons is not None
+        teacher = teaching.lessons[:, k]
+    return knows_better(teacher, teaching.logits[:, k], batch.labels)
 
 
 def strong_and_weak(
@@ -155,8 +195,3 @@ def report(model: Model, context: Context, held: Array, available: Array) -> Sum
         rules = multimodal * (context.dominant == i)
         sums[f"clients_dominant_{modality}"] = (rules, jnp.ones(()))
     return sums
-
-
-def self_logits(model: Model, outputs: Outputs) -> Array:
-    """[B, M, C]: the heads' logits of the self-projections."""
-    return jnp.stack([outputs.self_logits[m] for m in model.modalities], axis=1)

@@ -6,7 +6,8 @@ from typing import Literal
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.methods._checks import check_not_negative
 from fedcmi_jax.methods._infiltration import RatioMean
-from fedcmi_jax.types import Array
+from fedcmi_jax.methods._signals import Calibration, Gate, LamScale, Level
+from fedcmi_jax.types import Array, Model
 
 Temperature = Literal["class", "weights", "fixed", "none"]
 
@@ -18,7 +19,7 @@ Direction = Literal["to_weak", "to_strong", "both"]
 
 Student = Literal["infiltration", "self"]
 
-Teacher = Literal["global", "local"]
+Teacher = Literal["global", "local", "fused", "fused_without_student"]
 
 CHOICES = {
     "temperature": Temperature,
@@ -28,6 +29,10 @@ CHOICES = {
     "dominance": Dominance,
     "on_disagreement": Disagreement,
     "ratio_mean": RatioMean,
+    "gate": Gate,
+    "lam_scale": LamScale,
+    "calibration": Calibration,
+    "level": Level,
 }
 """Option -> what it may be."""
 
@@ -49,6 +54,10 @@ class Options:
     dominance: Dominance
     on_disagreement: Disagreement
     ratio_mean: RatioMean
+    gate: Gate
+    lam_scale: LamScale
+    calibration: Calibration
+    level: Level
     warmup_rounds: int
     personal_infiltration: bool
     head_owner_multimodal_only: bool
@@ -72,8 +81,33 @@ class Options:
             )
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
+        if self.calibration != "none" and self.teacher == "local":
+            raise ValueError(
+                f"calibration: {self.calibration!r} is of the global model's logits, "
+                "and teacher is 'local'; leave one of them out"
+            )
+        if self.level == "features" and self.teacher != "global":
+            raise ValueError(
+                "level: 'features' are those of the dominant modality, and teacher is "
+                f"{self.teacher!r}; leave one of them out"
+            )
 
     @property
     def is_class_wise(self) -> bool:
         """Whether classes differ in temperature or weight."""
         return self.temperature in ("class", "weights")
+
+    @property
+    def one_teaches_all(self) -> bool:
+        """Whether what teaches is the dominant modality's, the same for everybody."""
+        return self.teacher in ("global", "local")
+
+
+def check_model(options: Options, model: Model, clients_per_round: int) -> None:
+    """Refuses a teacher that the model's fusion does not have."""
+    del clients_per_round
+    if options.teacher == "fused_without_student" and model.shares is None:
+        raise ValueError(
+            "teacher: 'fused_without_student' needs a fusion that is a sum over "
+            "modalities; choose concat or sum, or teacher 'fused'"
+        )

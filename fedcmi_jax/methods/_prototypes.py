@@ -55,9 +55,9 @@ class ClassSums(NamedTuple):
 
 def no_prototypes(model: Model) -> Prototypes:
     """Prototypes of a model of which nothing is known yet: all zero."""
-    c = model.num_classes
+    c, widths = model.num_classes, model.widths or {}
     return Prototypes(
-        {m: jnp.zeros((c, model.widths[m])) for m in model.modalities},
+        {m: jnp.zeros((c, widths[m])) for m in model.modalities},
         {m: jnp.zeros(c) for m in model.modalities},
     )
 

@@ -6,13 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.methods.seen import Client
-from fedcmi_jax.types import Array, Batch
+from fedcmi_jax.types import Array, Batch, Model
 
 
 def cross_entropies(logits: Array, labels: Array) -> Array:
     """[B], -log softmax(z)[y] in nats; logits [B, C], labels [B]."""
     log_probs = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+
+
+def task_losses(model: Model, logits: Array, labels: Array) -> Array:
+    """[B], the loss that the model is trained on; logits [B, C], labels [B]."""
+    return (model.loss or cross_entropies)(logits, labels)
 
 
 def uniform(client: Client, context: Any) -> Array:
@@ -22,14 +27,14 @@ def uniform(client: Client, context: Any) -> Array:
 
 
 def mean_loss(client: Client) -> Array:
-    """F_i: mean cross-entropy of the client's training samples, in nats.
+    """F_i: mean task loss of the client's training samples.
 
     Under the parameters that it starts from, in eval mode.
     """
 
     def losses(batch: Batch) -> tuple[Array, Array]:
         outputs, _ = client.model.apply(client.params, client.batch_stats, batch, False)
-        own = cross_entropies(outputs.logits, batch.labels)
+        own = task_losses(client.model, outputs.logits, batch.labels)
         return (own * batch.valid).sum(), batch.valid.sum()
 
     total, count = client.data.sum(losses)

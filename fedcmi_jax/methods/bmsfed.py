@@ -9,7 +9,11 @@ import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.federation import ClientData
-from fedcmi_jax.methods._checks import check_not_negative, check_two_modalities
+from fedcmi_jax.methods._checks import (
+    check_features,
+    check_not_negative,
+    check_two_modalities,
+)
 from fedcmi_jax.methods._facility_location import distances, greedy
 from fedcmi_jax.methods._prototypes import (
     ClassSums,
@@ -146,6 +150,7 @@ def bmsfed(
     def check(model: Model, clients_per_round: int) -> None:
         del clients_per_round
         check_two_modalities("bmsfed", model)
+        check_features("bmsfed", model)
 
     def init(model: Model, params: Params, num_clients: int) -> tuple[Shared, Memory]:
         square = jnp.zeros((num_clients, num_clients))

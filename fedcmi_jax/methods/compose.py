@@ -57,11 +57,10 @@ def chain(first: Method, second: Method) -> Method:
         )
     owner = {hook: int(is_set(second, hook)) for hook in EXCLUSIVE}
     composed = Chain(first, second, owner)
-    hooks = {
-        hook: getattr(composed, hook)
-        for hook in HOOKS
-        if is_set(first, hook) or is_set(second, hook)
-    }
+    has = {h for h in HOOKS if is_set(first, h) or is_set(second, h)}
+    if has & {"merge", "server_update"}:
+        has.add("finish")  # they take its pair of uploads apart
+    hooks = {hook: getattr(composed, hook) for hook in HOOKS if hook in has}
     return Method(
         name=f"{first.name}+{second.name}",
         needs_projectors=first.needs_projectors or second.needs_projectors,
@@ -71,10 +70,10 @@ def chain(first: Method, second: Method) -> Method:
     )
 
 
-PAIRED = ("init", "begin", "finish", "merge")
+PAIRED = ("init", "begin")
 """Hooks that a chain always has: they make and take apart the pairs."""
 
-HOOKS = (*EXCLUSIVE, "check", "loss", "update", "epoch_end")
+HOOKS = (*EXCLUSIVE, "check", "loss", "update", "epoch_end", "finish", "merge")
 """Hooks that a chain has where one of the two has them."""
 
 

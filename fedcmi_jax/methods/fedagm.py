@@ -101,6 +101,8 @@ def fedagm(
     def check(model: Model, clients_per_round: int) -> None:
         del clients_per_round
         check_two_modalities("fedagm", model)
+        if pad == "feature" and model.fuse is None:
+            raise ValueError("pad: feature needs Model.fuse, which is None; use input")
 
     def init(
         model: Model, params: Params, num_clients: int
@@ -214,8 +216,12 @@ def _alone(model, params, batch_stats, batch, outputs, keep, pad) -> Array:
         parts = {
             m: x if m == keep else jnp.zeros_like(x) for m, x in outputs.parts.items()
         }
+        assert model.fuse is not None  # noqa: S101 (refused by check)
         return model.fuse(params, parts)
-    inputs = {m: x if m == keep else jnp.zeros_like(x) for m, x in batch.inputs.items()}
+    inputs = {
+        m: x if m == keep else jax.tree.map(jnp.zeros_like, x)
+        for m, x in batch.inputs.items()
+    }
     padded = batch._replace(inputs=inputs)
     return model.apply(params, batch_stats, padded, False)[0].logits
 

@@ -11,7 +11,6 @@ every weaker modality learns from it.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,6 @@ from fedcmi_jax.methods._fedcmi_batch import (
     head_loss,
     infiltration_loss,
     report,
-    self_logits,
     strong_and_weak,
     temperatures,
 )
@@ -33,6 +31,18 @@ from fedcmi_jax.methods._fedcmi_options import (
     Student,
     Teacher,
     Temperature,
+    check_model,
+)
+from fedcmi_jax.methods._fedcmi_server import finish, init, merge, multimodal_heads
+from fedcmi_jax.methods._fedcmi_view import (
+    View,
+    calibration,
+    global_view,
+    learners,
+    self_logits,
+    softened,
+    stacked,
+    teacher_gates,
 )
 from fedcmi_jax.methods._infiltration import (
     RatioMean,
@@ -40,19 +50,14 @@ from fedcmi_jax.methods._infiltration import (
     class_probabilities,
     mean_ratios,
 )
+from fedcmi_jax.methods._signals import Calibration, Gate, LamScale, Level
 from fedcmi_jax.methods.base import Method, proximal
 from fedcmi_jax.methods.compose import chain
-from fedcmi_jax.methods.seen import Client, Cohort, LocalUpdate
-from fedcmi_jax.types import Array, Batch, Mean, Model, Outputs, Params, PyTree, Sums
+from fedcmi_jax.methods.seen import Client
+from fedcmi_jax.types import Array, Batch, Outputs, Sums
 
 PERSONAL_BLOCKS = ("infiltration_projector", "head")
 """What ``personal_infiltration`` keeps at the client (methods 1.9, D8)."""
-
-
-class Ratios(NamedTuple):
-    """Server-side memory of ``dominance='server'``: r-bar [M] of the last cohort."""
-
-    ratios: Array
 
 
 def fedcmi(
@@ -70,6 +75,10 @@ def fedcmi(
     dominance: Dominance = "batch_local",
     on_disagreement: Disagreement = "keep",
     ratio_mean: RatioMean = "arithmetic",
+    gate: Gate = "none",
+    lam_scale: LamScale = "none",
+    calibration: Calibration = "none",
+    level: Level = "logits",
     warmup_rounds: int = 1,
     personal_infiltration: bool = False,
     head_owner_multimodal_only: bool = False,
@@ -104,13 +113,21 @@ def fedcmi(
       student: What is distilled into: the infiltration projection c, or the
         self-projection s (an ablation; model.stand_in=zero goes with it).
       teacher: The round's global model, or the local model itself, without gradient
-        (an ablation; temperatures stay the global model's).
+        (an ablation; temperatures stay the global model's). Ours (methods 1.10): the
+        global model's fused logits z, or z without the student's own share of it.
       dominance: Who decides the direction: the local model per batch, the global model
         per batch, the client's r-bar of the round, or the last cohort's r-bar weighted
         by samples.
       on_disagreement: When that direction is not the one the temperatures describe,
         keep them (public code) or use T = 1.
       ratio_mean: Mean of the per-class ratios (public code: arithmetic).
+      gate: Ours (methods 1.10): distil only samples, or classes, whose true class the
+        global model's teacher gives more probability than its student.
+      lam_scale: Ours: gap takes lambda times clip(ln(r-bar_d / r-bar_k), 0, 1).
+      calibration: Ours: temperature divides the global model's logits, per modality
+        and client, by the T in [1, 10] that fits the measured samples best; in need of
+        held-out ones (``probe_fraction``).
+      level: Ours: features pulls c_k itself towards s_d^G, by 1 - cos, 1 / T times.
       warmup_rounds: Rounds before distillation starts (public code: 1).
       personal_infiltration: Keep infiltration projectors and heads at the client, not
         averaged; the evaluated model has their sample-weighted mean.
@@ -134,12 +151,13 @@ def fedcmi(
         name="fedcmi",
         needs_projectors=True,
         personal=PERSONAL_BLOCKS if personal_infiltration else (),
+        check=functools.partial(check_model, options),
         init=init,
         begin=functools.partial(begin, options),
         loss=functools.partial(loss, options),
-        finish=finish,
-        merge=merge,
     )
+    if dominance == "server":  # nothing else reads the cohort's r-bar
+        method = method._replace(finish=finish, merge=merge)
     if head_owner_multimodal_only:
         method = method._replace(weight=multimodal_heads)
     if isinstance(mu, (int, float)) and mu == 0:
@@ -147,27 +165,31 @@ def fedcmi(
     return chain(method, proximal(mu))._replace(name="fedcmi")
 
 
-def init(model: Model, params: Params, num_clients: int) -> tuple[Ratios, tuple[()]]:
-    """Nothing is known: r-bar is 1 for every modality."""
-    del params, num_clients
-    return Ratios(jnp.ones(len(model.modalities))), ()
-
-
 def begin(options: Options, client: Client, key: Array) -> tuple[Context, Sums]:
     """The global model's view of the client: teacher, ratios, dominance, T."""
     del key
     data, available = client.data, client.data.available
-    teacher = jax.lax.stop_gradient(data.map(lambda b: global_logits(client, b)))
+    view = jax.lax.stop_gradient(data.map(lambda b: global_view(options, client, b)))
     stored = data.stored()
     complete = stored.available.sum(1) == available.sum()
+    weights = data.measured() * complete
+    softness = None
+    if options.calibration != "none":
+        softness = calibration(view, stored.labels, weights, options.level)
+        view = softened(view, softness)
     probabilities, held = class_probabilities(
-        teacher, stored.labels, data.measured() * complete, client.model.num_classes
+        view.logits, stored.labels, weights, client.model.num_classes
     )
+    gates = None
+    if options.gate == "class":
+        gates = teacher_gates(
+            options, view, probabilities, held, stored.labels, weights
+        )
     ratios = mean_ratios(probabilities, held, available, options.ratio_mean)
     leader = argmax_last(jnp.where(available > 0, ratios, -jnp.inf))
     ruling = client.shared.ratios if options.dominance == "server" else ratios
     context = Context(
-        teacher=teacher,
+        teacher=view.logits,
         dominant=argmax_last(jnp.where(available > 0, ruling, -jnp.inf)),
         statistics_dominant=leader,
         temperatures=temperatures(options, probabilities, held, ratios, leader),
@@ -175,6 +197,9 @@ def begin(options: Options, client: Client, key: Array) -> tuple[Context, Sums]:
         ruling_ratios=ruling,
         multimodal=(available.sum() >= 2).astype(jnp.float32),
         active=(client.round >= options.warmup_rounds).astype(jnp.float32),
+        lessons=view.lessons,
+        softness=softness,
+        gates=gates,
     )
     return context, report(client.model, context, held, available)
 
@@ -188,21 +213,25 @@ def loss(
     count = samples.sum()
     own_logits = self_logits(client.model, outputs)
     if client.augmented:
-        frozen = jax.lax.stop_gradient(global_logits(client, batch))
+        frozen = jax.lax.stop_gradient(global_view(options, client, batch))
+        if context.softness is not None:
+            frozen = softened(frozen, context.softness)
     else:
-        frozen = context.teacher[batch.positions]
+        frozen = View(context.teacher, context.lessons).at(batch.positions)
 
     head = head_loss(own_logits, batch, samples)
     strong, weak = strong_and_weak(
-        options.dominance, context, own_logits, frozen, batch, client.data.available
+        options.dominance,
+        context,
+        own_logits,
+        frozen.logits,
+        batch,
+        client.data.available,
     )
-    teaching = jax.lax.stop_gradient(own_logits)
-    if options.teacher == "global":
+    teaching = View(jax.lax.stop_gradient(own_logits))
+    if options.teacher != "local":
         teaching = frozen
-    learners = outputs.self_logits
-    if options.student == "infiltration":
-        learners = outputs.infiltration_logits
-    students = jnp.stack([learners[m] for m in client.model.modalities], axis=1)
+    students = stacked(client.model, learners(options, outputs))
     agrees = strong == context.statistics_dominant
     distil = functools.partial(
         infiltration_loss, options, context, batch, samples, teaching, students, agrees
@@ -218,29 +247,3 @@ def loss(
         "loss_infiltration": (infiltration * count, count * context.active),
     }
     return options.beta * head + options.lam * infiltration, sums
-
-
-def finish(
-    client: Client, local_update: LocalUpdate, context: Context
-) -> tuple[Mean, tuple[()]]:
-    """Sends r-bar, which counts by n_i of the multimodal clients."""
-    del local_update
-    return Mean(context.ratios, client.data.num_examples * context.multimodal), ()
-
-
-def merge(cohort: Cohort, upload: Mean) -> tuple[Ratios, PyTree]:
-    """The cohort's mean r-bar; the last one where nobody was multimodal."""
-    known = upload.weight > 0
-    return Ratios(jnp.where(known, upload.value, cohort.shared.ratios)), cohort.memory
-
-
-def multimodal_heads(client: Client, context: Context) -> Params:
-    """n_i, but 0 for the heads of a client with one modality: it never trains them."""
-    size = client.data.num_examples.astype(jnp.float32)
-    return dict.fromkeys(client.params, size) | {"head": size * context.multimodal}
-
-
-def global_logits(client: Client, batch: Batch) -> Array:
-    """[B, M, C]: the self-projections' logits under the global model, in eval mode."""
-    outputs, _ = client.model.apply(client.params, client.batch_stats, batch, False)
-    return self_logits(client.model, outputs)

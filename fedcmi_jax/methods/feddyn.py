@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.blocks import by_block
+from fedcmi_jax.blocks import by_block, drop_frozen
 from fedcmi_jax.methods._blocks import block_sums, zeros
 from fedcmi_jax.methods._samples import uniform
 from fedcmi_jax.methods.base import Method
@@ -59,6 +59,7 @@ def feddyn(*, alpha: float = 0.1) -> Method:
             local_update.params,
             client.params,
         )
+        drift = drop_frozen(client.model.frozen.params, drift)
         return block_sums(client, uniform(client, context)), drift
 
     def server_update(

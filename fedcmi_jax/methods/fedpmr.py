@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
-from fedcmi_jax.methods._checks import check_momentum, check_not_negative, check_window
+from fedcmi_jax.methods._checks import (
+    check_features,
+    check_momentum,
+    check_not_negative,
+    check_window,
+)
 from fedcmi_jax.methods._prototypes import (
     Coefficient,
     Prototypes,
@@ -20,7 +25,7 @@ from fedcmi_jax.methods._prototypes import (
 from fedcmi_jax.methods._samples import complete_samples, in_window
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client
-from fedcmi_jax.types import Array, Batch, Outputs, Params, Sums
+from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, Sums
 
 
 def fedpmr(
@@ -107,7 +112,13 @@ def fedpmr(
                 total = total - entropy * paid * best[m] * bonus
         return total, score_ratio(scores, weights)
 
-    return Method(name="fedpmr", begin=begin, epoch_end=epoch_end, loss=loss)
+    def check(model: Model, clients_per_round: int) -> None:
+        del clients_per_round
+        check_features("fedpmr", model)
+
+    return Method(
+        name="fedpmr", check=check, begin=begin, epoch_end=epoch_end, loss=loss
+    )
 
 
 def _mean_entropy(logits: Array, weights: Array) -> Array:

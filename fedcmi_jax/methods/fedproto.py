@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedcmi_jax.choices import check_choice
-from fedcmi_jax.methods._checks import check_not_negative, check_window
+from fedcmi_jax.methods._checks import check_features, check_not_negative, check_window
 from fedcmi_jax.methods._prototypes import (
     Prototypes,
     class_sums,
@@ -103,7 +103,13 @@ def fedproto(
     def merge(cohort: Cohort, upload: dict[str, Mean]) -> tuple[Prototypes, PyTree]:
         return known_or_old(upload, cohort.shared), cohort.memory
 
-    return Method(name="fedproto", init=init, loss=loss, finish=finish, merge=merge)
+    def check(model: Model, clients_per_round: int) -> None:
+        del clients_per_round
+        check_features("fedproto", model)
+
+    return Method(
+        name="fedproto", check=check, init=init, loss=loss, finish=finish, merge=merge
+    )
 
 
 def _distance_ce(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.methods._checks import check_not_negative
+from fedcmi_jax.methods._checks import check_features, check_not_negative
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.methods.seen import Client, LocalUpdate
 from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree, Sums
@@ -76,7 +76,11 @@ def moon(*, mu: float = 1.0, temperature: float = 0.5) -> Method:
         del client, context
         return (), local_update.params
 
-    return Method(name="moon", init=init, loss=loss, finish=finish)
+    def check(model: Model, clients_per_round: int) -> None:
+        del clients_per_round
+        check_features("moon", model)
+
+    return Method(name="moon", check=check, init=init, loss=loss, finish=finish)
 
 
 def contrast(h: Array, near: Array, far: Array, temperature: float) -> Array:

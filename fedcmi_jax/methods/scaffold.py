@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.blocks import by_block
+from fedcmi_jax.blocks import by_block, drop_frozen
 from fedcmi_jax.choices import check_choice
 from fedcmi_jax.methods._blocks import zeros
 from fedcmi_jax.methods._checks import check_momentum, check_not_negative
@@ -97,6 +97,7 @@ def scaffold(
             client.params,
             local_update.params,
         )
+        changes = drop_frozen(client.model.frozen.params, changes)
         size = client.data.num_examples if weights == "data" else 1.0
         upload = jax.tree.map(lambda own, dc: Mean(dc, size * own), trained, changes)
         return upload, jax.tree.map(jnp.add, client.memory, changes)

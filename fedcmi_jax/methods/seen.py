@@ -159,7 +159,9 @@ class Kept(NamedTuple):
     Attributes:
       memory: What the method remembers.
       personal: Blocks that stay at the client.
+      residual: What compression dropped of its updates.
     """
 
     memory: PyTree
     personal: Params
+    residual: PyTree = ()

@@ -37,6 +37,7 @@ def mixed_precision(model: Model, dtype: jnp.dtype | type = jnp.bfloat16) -> Mod
         return _cast(outputs, jnp.float32), _cast(new_stats, jnp.float32)
 
     def fuse(params: Params, parts: dict[str, Array]) -> Array:
+        assert model.fuse is not None  # noqa: S101 (only set below if it is)
         logits = model.fuse(_cast(params, dtype), _cast(parts, dtype))
         return logits.astype(jnp.float32)
 
@@ -46,7 +47,9 @@ def mixed_precision(model: Model, dtype: jnp.dtype | type = jnp.bfloat16) -> Mod
         return _cast(logits, jnp.float32)
 
     return model._replace(
-        apply=apply, fuse=fuse, shares=shares if model.shares else None
+        apply=apply,
+        fuse=fuse if model.fuse else None,
+        shares=shares if model.shares else None,
     )
 
 

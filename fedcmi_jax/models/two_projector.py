@@ -4,21 +4,16 @@ Fan et al., arXiv 2401.00894; methods 1.2.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedcmi_jax.models.classifier import (
-    Encoders,
-    fusion_module,
-    fusion_shares,
-    owner_weights,
-    run,
-)
+from fedcmi_jax.models.classifier import Encoders, Fusion, owner_weights, run
 from fedcmi_jax.models.layers import dense
 from fedcmi_jax.models.projectors import PROJECTORS
-from fedcmi_jax.types import Array, Batch, Model, Outputs, Params
+from fedcmi_jax.types import Array, Batch, Model, Outputs, Params, PyTree
 
 
 class Head(nn.Module):
@@ -33,11 +28,11 @@ class Head(nn.Module):
 
 
 def two_projector(
-    encoders: Mapping[str, nn.Module],
-    shapes: Mapping[str, tuple[int, ...]],
+    encoders: Mapping[str, Any],
+    shapes: Mapping[str, PyTree],
     num_classes: int,
     *,
-    fusion: str = "concat",
+    fusion: Any = "concat",
     projector: str = "linear",
     width: int = 512,
     stand_in: str = "infiltration",
@@ -54,10 +49,11 @@ def two_projector(
     client with one modality shares in its head's average but does not train it.
 
     Args:
-      encoders: Modality -> linen module, as of ``classifier``.
-      shapes: Modality -> shape of one sample; fixes the order of the modalities.
+      encoders: Modality -> module, as of ``classifier``.
+      shapes: Modality -> shape of one sample, as there.
       num_classes: C.
-      fusion: One of concat, sum, film, gated.
+      fusion: One of concat, sum, film, gated; or a module, as there, of M vectors
+        [B, D].
       projector: ``linear`` or ``mlp`` (three layers).
       width: D, width of every projector (512 in the reference code).
       stand_in: What takes a missing modality's place in the fusion: ``infiltration``
@@ -67,8 +63,7 @@ def two_projector(
       A ``Model`` with projectors.
 
     Raises:
-      ValueError: Encoders and shapes disagree, an encoder trains a stock
-        ``flax.linen.BatchNorm``, or fusion, projector or stand-in is unknown.
+      ValueError: As of ``classifier``, or projector or stand-in is unknown.
     """
     if stand_in not in ("infiltration", "zero"):
         raise ValueError(
@@ -82,8 +77,8 @@ def two_projector(
         raise ValueError(f"width: {width} is not positive; give at least 1")
     stack = Encoders(encoders, shapes)
     modalities = stack.modalities
-    widths = stack.widths()
-    fuser = fusion_module(fusion, num_classes, modalities)
+    widths = stack.widths
+    fuser = Fusion(fusion, num_classes, {m: width for m in modalities})
     projection = PROJECTORS[projector](width)
     head = Head(num_classes)
 
@@ -104,12 +99,9 @@ def two_projector(
             "self_projector": each(projection, keys[1], h),
             "infiltration_projector": each(projection, keys[2], h),
             "head": each(head, keys[3], {m: d for m in modalities}),
-            "fusion": fuser.init(keys[4], [d for _ in modalities])["params"],
+            "fusion": fuser.init(keys[4]),
         }
         return blocks, {"encoder": stats}
-
-    def fuse(params: Params, parts: dict[str, Array]) -> Array:
-        return run(fuser, params["fusion"], [parts[m] for m in modalities])
 
     def apply(
         params: Params, stats: Params, batch: Batch, train: bool
@@ -130,7 +122,7 @@ def two_projector(
         stand_ins = c if stand_in == "infiltration" else jax.tree.map(jnp.zeros_like, c)
         shown = replace_missing(s, stand_ins, batch.available, modalities)
         outputs = Outputs(
-            logits=fuse(params, shown),
+            logits=fuser.apply(params, shown, batch, train),
             features=features,
             parts=s,
             self_logits=classify(s),
@@ -161,11 +153,12 @@ def two_projector(
         has_projectors=True,
         init=init,
         apply=apply,
-        fuse=fuse,
-        shares=fusion_shares(fuser, modalities),
+        fuse=fuser.fuse,
+        shares=fuser.shares,
         widths=widths,
         owned=owned,
         trained=trained,
+        needs_key=stack.needs_key or fuser.needs_key,
     )
 
 

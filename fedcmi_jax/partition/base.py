@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcmi_jax.types import Split
+from fedcmi_jax.samples import Split
 
 
 class Partition(NamedTuple):

@@ -9,7 +9,7 @@ from fedcmi_jax.partition.base import (
     check_num_clients,
     draw_dirichlet,
 )
-from fedcmi_jax.types import Split
+from fedcmi_jax.samples import Split
 
 MAX_RETRIES = 100
 """Resamplings before dirichlet gives up; a failing setting nearly always fails."""

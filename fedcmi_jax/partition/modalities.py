@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedcmi_jax.partition.base import Partition
-from fedcmi_jax.types import Split
+from fedcmi_jax.samples import Split
 
 
 def allocate_modalities(

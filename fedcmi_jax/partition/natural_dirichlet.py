@@ -4,7 +4,7 @@ import numpy as np
 
 from fedcmi_jax.partition.base import Partition, natural_owners
 from fedcmi_jax.partition.dirichlet import dirichlet
-from fedcmi_jax.types import Split
+from fedcmi_jax.samples import Split
 
 
 def natural_dirichlet(

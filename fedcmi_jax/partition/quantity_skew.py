@@ -8,7 +8,7 @@ from fedcmi_jax.partition.base import (
     check_num_clients,
     draw_dirichlet,
 )
-from fedcmi_jax.types import Split
+from fedcmi_jax.samples import Split
 
 
 def quantity_skew(

@@ -20,6 +20,7 @@ from fedcmi_jax.algorithm import FederatedAlgorithm
 from fedcmi_jax.experiment import checkpoint
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.methods import Method
+from fedcmi_jax.models.whole import complete
 from fedcmi_jax.testing.problem import (
     AVAILABLE,
     SIZES,
@@ -59,7 +60,7 @@ class Case:
     def __init__(self, method: Method, model_: Model | None = None):
         """Compiles nothing yet."""
         kind = "two_projector" if method.needs_projectors else "classifier"
-        self.method, self.model = method, model_ or model(kind)
+        self.method, self.model = method, complete(model_ or model(kind))
 
     @functools.cached_property
     def problem(self) -> FederatedAlgorithm:

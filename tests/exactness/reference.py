@@ -97,9 +97,17 @@ def two_projector(params, batch):
     return SimpleNamespace(
         z=z,
         h=h,
+        s=s,
+        c=c,
         self_logits={m: dense(params, f"head/{m}/out", s[m]) for m in MODALITIES},
         inf_logits={m: dense(params, f"head/{m}/out", c[m]) for m in MODALITIES},
     )
+
+
+def share(params, m, part):
+    """z_m = W_m p_m + b / 2, modality m's share of the fused logits."""
+    left, right = np.split(params["fusion/out/kernel"], 2, axis=-2)
+    return part @ (left if m == "a" else right) + params["fusion/out/bias"] / 2
 
 
 def class_means(h, y, num_classes):

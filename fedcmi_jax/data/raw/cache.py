@@ -21,11 +21,15 @@ from typing import IO
 
 import numpy as np
 
+from fedcmi_jax.data.places import expanded
 from fedcmi_jax.data.raw.decoding import Decode, Item, Log, decoded
 from fedcmi_jax.data.tfds.prepare import data_root
 
 VERSION = 1
 """Part of the key; to be raised whenever the same files would give other arrays."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""How the system says that there is no room: on the disk, for the user, for a file."""
 
 _DTYPE = np.dtype(np.float32)
 
@@ -45,7 +49,7 @@ def cache_root(cache_dir: str | None) -> pathlib.Path:
     """
     if cache_dir is None:
         return data_root() / "media"
-    return pathlib.Path(cache_dir).expanduser().absolute()
+    return expanded(cache_dir).absolute()
 
 
 def prepared(
@@ -80,8 +84,8 @@ def prepared(
 
     Raises:
       ValueError: A source is missing or cannot be decoded (names file and row), the
-        disk is full, the folder cannot be written, or workers is below 1. Nothing
-        half-written stays.
+        folder cannot be written, or workers is below 1. Nothing half-written stays.
+      OSError: The disk is full, or too small; nothing half-written either.
     """
     if workers < 1:
         raise ValueError(f"workers={workers}: must be at least 1; 1 decodes in-process")
@@ -131,14 +135,14 @@ def _key(
 
 @contextlib.contextmanager
 def _in_one_line(folder: pathlib.Path) -> Iterator[None]:
-    """The disk's refusals as a user's mistake."""
+    """The disk's refusals, with the remedy; a full disk is no user's mistake."""
     try:
         yield
     except OSError as error:
-        raise ValueError(
-            f"cache_dir={str(folder.parent)!r}: {error.strerror or error}; free some "
-            "space or give another folder"
-        ) from None
+        reason = f"{error.strerror or error}; free some space or give another cache_dir"
+        if error.errno in FULL:
+            raise OSError(error.errno, reason, str(folder.parent)) from None
+        raise ValueError(f"cache_dir={str(folder.parent)!r}: {reason}") from None
 
 
 @contextlib.contextmanager

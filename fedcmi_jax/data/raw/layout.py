@@ -1,10 +1,12 @@
 """What the loaders of official layouts share: lists of samples and their mistakes."""
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+
+from fedcmi_jax.data.places import expanded
 
 _SHOWN = 10  # names in a note
 
@@ -31,7 +33,7 @@ def root_folder(root: str | None, expected: str) -> pathlib.Path:
     """
     if root is None:
         raise ValueError(f"root: not given; give the folder with {expected}")
-    folder = pathlib.Path(root).expanduser()
+    folder = expanded(root)
     if not folder.is_dir():
         raise ValueError(f"root={root!r}: no such folder; give the one with {expected}")
     return folder
@@ -146,6 +148,16 @@ def without_test_samples(
     )
 
 
+def client_names(samples: Iterable[str]) -> tuple[str, ...]:
+    """Names of natural clients, each once, in alphabetical order.
+
+    Example:
+      >>> client_names(["b", "a", "b"])
+      ('a', 'b')
+    """
+    return tuple(sorted(set(samples)))
+
+
 def client_ids(
     train: Sequence[str], test: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -156,12 +168,13 @@ def client_ids(
       test: Names of the test samples.
 
     Returns:
-      [n] int32 and the same for test: places among all names in alphabetical order.
+      [n] int32 and the same for test: places in ``client_names`` of both.
 
     Example:
       >>> client_ids(["b", "a"], ["c"])
       (array([1, 0], dtype=int32), array([2], dtype=int32))
     """
-    places = {name: i for i, name in enumerate(sorted({*train, *test}))}
+    names = client_names((*train, *test))
+    places = {name: i for i, name in enumerate(names)}
     ids = [np.array([places[n] for n in names], np.int32) for names in (train, test)]
     return ids[0], ids[1]

@@ -5,6 +5,7 @@ bytes of uint8, int16 or float32, and is prepared once below one folder, `data_r
 """
 
 from fedcmi_jax.data.tfds.prepare import BUILDERS as BUILDERS
+from fedcmi_jax.data.tfds.prepare import as_prepared as as_prepared
 from fedcmi_jax.data.tfds.prepare import data_root as data_root
 from fedcmi_jax.data.tfds.prepare import prepare as prepare
 from fedcmi_jax.data.tfds.reading import as_float as as_float

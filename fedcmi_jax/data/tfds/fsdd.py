@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedcmi_jax.data.raw.zips import LARGEST_ALL, LARGEST_MEMBER
 from fedcmi_jax.data.tfds.download import url_info
 
 FILE = "free-spoken-digit-dataset-1.0.9.tar.gz"
@@ -33,7 +34,7 @@ TEST_TAKES = 5
 RATE = 8000
 """Samples per second; mono, 16 bit."""
 
-_NAME = re.compile(r".*/recordings/(\d)_([a-z]+)_(\d+)\.wav")
+_NAME = re.compile(r".*/recordings/([0-9])_([a-z]+)_([0-9]{1,4})\.wav")
 
 
 class Recording(NamedTuple):
@@ -64,17 +65,22 @@ def read_recordings(path: pathlib.Path) -> list[Recording]:
       The recordings.
 
     Raises:
-      ValueError: Archive or recording are damaged, a name or speaker is unknown, or
-        there are none; names archive and recording.
+      ValueError: Archive or recording are damaged or too large, a recording is a link,
+        a name or speaker is unknown, or there are none; names archive and recording.
     """
     found = []
     try:
         with tarfile.open(path, "r:gz") as archive:
+            unpacked = 0
             for member in archive:
+                unpacked += member.size
+                if member.size > LARGEST_MEMBER or unpacked > LARGEST_ALL:
+                    raise ValueError(
+                        f"{path}: {member.name} makes it unpack to more than such an "
+                        "archive has; get the file again"
+                    )
                 if member.name.endswith(".wav"):
-                    file = archive.extractfile(member)
-                    content = b"" if file is None else file.read()
-                    found.append(_recording(f"{path}: {member.name}", content))
+                    found.append(_recording(f"{path}: {member.name}", archive, member))
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ValueError(f"{path}: damaged ({error}); get the file again") from None
     if not found:
@@ -82,16 +88,20 @@ def read_recordings(path: pathlib.Path) -> list[Recording]:
     return sorted(found, key=lambda r: (r.digit, r.speaker, r.take))
 
 
-def _recording(where: str, content: bytes) -> Recording:
+def _recording(
+    where: str, archive: tarfile.TarFile, member: tarfile.TarInfo
+) -> Recording:
     match = _NAME.fullmatch(where)
     if match is None or match[2] not in SPEAKERS:
         raise ValueError(
             f"{where}: expected <digit>_<speaker>_<take>.wav with a speaker of "
             f"{', '.join(SPEAKERS)}; get the archive again"
         )
-    return Recording(
-        int(match[1]), SPEAKERS.index(match[2]), int(match[3]), read_wav(where, content)
-    )
+    file = archive.extractfile(member) if member.isreg() else None
+    if file is None:
+        raise ValueError(f"{where}: is a link, or no file; get the archive again")
+    audio = read_wav(where, file.read())
+    return Recording(int(match[1]), SPEAKERS.index(match[2]), int(match[3]), audio)
 
 
 def read_wav(where: str, content: bytes) -> np.ndarray:

@@ -71,6 +71,12 @@ class Hapt(tfds.core.GeneratorBasedBuilder):
         cut = list(windows(opened(path), len(ACTIVITIES)))
         test = [w for w in cut if w.segment.volunteer in TEST_VOLUNTEERS]
         train = [w for w in cut if w.segment.volunteer not in TEST_VOLUNTEERS]
+        for split, kept in (("training", train), ("test", test)):
+            if not kept:
+                raise ValueError(
+                    f"{path}: labels.txt has no window of a {split} volunteer (test: "
+                    f"{', '.join(map(str, TEST_VOLUNTEERS))}); get the data set again"
+                )
         return {
             "train": self._generate_examples(train),
             "test": self._generate_examples(test),

@@ -2,19 +2,25 @@
 
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from fedcmi_jax.data.raw import zips
+
 ACTIVITIES = 12
 """Labels 1 to 12; the first six are basic activities, the others transitions."""
+
+EXPERIMENTS, VOLUNTEERS = 61, 30
+"""Recordings and persons, both numbered from 1."""
 
 WINDOW, STRIDE = 128, 64
 """Samples per window (2.56 s at 50 Hz) and between windows: half of it overlaps."""
 
 _AXES = 3
+_DIGITS = 9
+"""Of a number in labels.txt; longer ones are no 32-bit integers."""
 _FOLDER = "RawData"
 _LABELS = "labels.txt"
 _AGAIN = "get the data set again"
@@ -54,8 +60,8 @@ def opened(path: pathlib.Path) -> Read:
       The reading function. It raises ValueError where a file is missing or damaged.
 
     Raises:
-      ValueError: The zip file is damaged, has a member that would be unpacked outside
-        its folder, or has no RawData/labels.txt.
+      ValueError: The zip file is damaged or too large (`zips`), has a member that would
+        be unpacked outside its folder, or has no RawData/labels.txt.
     """
     return _opened_zip(path) if path.is_file() else _opened_folder(path)
 
@@ -73,11 +79,9 @@ def _opened_folder(path: pathlib.Path) -> Read:
 
 
 def _opened_zip(path: pathlib.Path) -> Read:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: damaged ({error}); {_AGAIN}") from None
+    found = zips.members(path)
+    zips.check_sizes(path, found)
+    members = [member.filename for member in found]
     for member in members:
         # Windows paths know both kinds of slash, and drives.
         as_path = pathlib.PureWindowsPath(member)
@@ -98,7 +102,7 @@ def _opened_zip(path: pathlib.Path) -> Read:
                 return where, archive.read(prefix + name)
         except KeyError:
             raise ValueError(f"{where}: missing; {_AGAIN}") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except zips.DAMAGES as error:
             raise ValueError(f"{where}: damaged ({error}); {_AGAIN}") from None
 
     return read
@@ -114,8 +118,8 @@ def read_segments(read: Read) -> list[Segment]:
       The segments in the order of the file.
 
     Raises:
-      ValueError: A row has not five whole numbers, an unknown activity, or an empty
-        range; names file and row.
+      ValueError: A row has not five whole numbers, an unknown experiment, volunteer or
+        activity, or an empty range; names file and row.
     """
     where, content = read(_LABELS)
     segments = []
@@ -127,7 +131,17 @@ def read_segments(read: Read) -> list[Segment]:
             raise ValueError(
                 f"{where}, row {row}: {line!r} is not five whole numbers; {_AGAIN}"
             )
+        if any(len(field) > _DIGITS for field in fields):
+            raise ValueError(
+                f"{where}, row {row}: a number has more than {_DIGITS} digits; {_AGAIN}"
+            )
         segment = Segment(row, *map(int, fields))
+        for name, most in (("experiment", EXPERIMENTS), ("volunteer", VOLUNTEERS)):
+            if not 1 <= getattr(segment, name) <= most:
+                raise ValueError(
+                    f"{where}, row {row}: {name} {getattr(segment, name)} is not one "
+                    f"of 1 to {most}; {_AGAIN}"
+                )
         if not 1 <= segment.activity <= ACTIVITIES:
             raise ValueError(
                 f"{where}, row {row}: unknown activity {segment.activity}, expected 1 "

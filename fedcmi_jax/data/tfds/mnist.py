@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fedcmi_jax.data.raw.zips import LARGEST_MEMBER
 from fedcmi_jax.data.tfds.download import fetch, url_info
 
 CLASS_NAMES = tuple("0123456789")
@@ -145,9 +146,12 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
       ValueError: It is damaged, truncated or of another type; names it.
     """
     try:
-        content = gzip.decompress(pathlib.Path(path).read_bytes())
+        with gzip.open(path) as file:
+            content = file.read(LARGEST_MEMBER + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged ({error}); get the file again") from None
+    if len(content) > LARGEST_MEMBER:
+        raise ValueError(f"{path}: unpacks to too much; get the file again")
     if len(content) < 4 or content[:3] != bytes((0, 0, _IDX_UINT8)):
         raise ValueError(f"{path}: no idx file of bytes; get the file again")
     header = 4 + 4 * content[3]

@@ -6,6 +6,7 @@ and the removal of what a killed process left.
 """
 
 import contextlib
+import contextvars
 import errno
 import fcntl
 import importlib
@@ -16,6 +17,8 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from fedcmi_jax.data.places import cache_home, expanded
+
 BUILDERS = {
     "mnist": "Mnist",
     "av_mnist": "AvMnist",
@@ -24,8 +27,14 @@ BUILDERS = {
 }
 """Name, also of the module in this package -> builder class."""
 
+REASON = 120
+"""Characters of TFDS's message that are shown."""
+
 DATA_ROOT = "FEDCMI_DATA_ROOT"
 """Environment variable with the folder of all prepared data."""
+
+_BUILDS = contextvars.ContextVar("_BUILDS", default=True)
+"""Whether ``prepare`` may download and build; see ``as_prepared``."""
 
 _DOWNLOADS, _MANUAL = "downloads", "manual"  # folders below the data root
 
@@ -40,15 +49,44 @@ def data_root(data_dir: str | None = None) -> pathlib.Path:
     Returns:
       An absolute path, which need not exist.
 
+    Raises:
+      ValueError: It is not given and there is no home folder; or $XDG_CACHE_HOME is
+        relative.
+
     Example:
       >>> str(data_root("/data/fedcmi"))
       '/data/fedcmi'
     """
     given = data_dir or os.environ.get(DATA_ROOT)
     if given:
-        return pathlib.Path(given).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "fedcmi_jax" / "data"
+        return expanded(given).absolute()
+    cache = cache_home()
+    if cache is None:
+        raise ValueError(
+            f"{DATA_ROOT}: is not set, and this user has no home folder to prepare "
+            "data in; set it, or give data_dir"
+        )
+    return cache / "fedcmi_jax" / "data"
+
+
+@contextlib.contextmanager
+def as_prepared() -> Iterator[None]:
+    """Inside, ``prepare`` refuses what is not prepared: no download, no waiting.
+
+    It holds for this thread, and for TFDS builders: data sets of the user's own media
+    files are decoded as always.
+
+    Example:
+      >>> with as_prepared():
+      ...     prepare("hapt", data_dir="/nowhere")
+      Traceback (most recent call last):
+      ValueError: hapt: not prepared in /nowhere; run fedcmi data prepare hapt
+    """
+    before = _BUILDS.set(False)
+    try:
+        yield
+    finally:
+        _BUILDS.reset(before)
 
 
 def prepare(
@@ -67,26 +105,85 @@ def prepare(
 
     Raises:
       ValueError: A folder cannot be used, a file cannot be had, has a wrong checksum or
-        is damaged; one line that names it. Nothing half-made is left.
+        is damaged; one line that names it. Nothing half-made is left. Or the set is not
+        prepared, inside ``as_prepared``.
       OSError: The disk is full or refuses otherwise; nothing half-made either.
     """
-    module = importlib.import_module(f"fedcmi_jax.data.tfds.{name}")
-    make = getattr(module, BUILDERS[name])
     root = data_root(data_dir)
     manual = _manual_folder(root, manual_dir)
     with _usable_folder(root, data_dir):
-        builder = make(data_dir=root, file_format="array_record")
+        builder = _builder(name, root)
         if builder.data_path.exists():
             return builder
-        root.mkdir(parents=True, exist_ok=True)
-        lock = open(root / f".{name}.lock", "ab")
-    with lock:
-        # The second of two processes waits here, then finds the set prepared.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if not _BUILDS.get():
+        raise ValueError(
+            f"{name}: not prepared in {root}; run fedcmi data prepare {name}"
+        )
+    # The second of two processes waits here, then finds the set prepared.
+    with _locked(root, name, data_dir):
         _remove_leftovers(root, name)
-        builder = make(data_dir=root, file_format="array_record")
-        _build(builder, root, manual)
+        try:
+            builder = _builder(name, root)
+            _build(builder, root, manual)
+        except BaseException:
+            _remove_leftovers(root, name)
+            raise
     return builder
+
+
+def _builder(name: str, root: pathlib.Path) -> Any:
+    """The TFDS builder of a data set, prepared or not."""
+    module = importlib.import_module(f"fedcmi_jax.data.tfds.{name}")
+    make = getattr(module, BUILDERS[name])
+    with damage_named(root / name):
+        return make(data_dir=root, file_format="array_record")
+
+
+@contextlib.contextmanager
+def damage_named(folder: pathlib.Path) -> Iterator[None]:
+    """One line where TFDS stumbles over the JSON files of a prepared data set.
+
+    Args:
+      folder: The data set's.
+
+    Raises:
+      ValueError: They are damaged; names the folder.
+    """
+    from google.protobuf import json_format  # TFDS brings it along
+
+    damages = (ValueError, KeyError, TypeError, AttributeError, json_format.Error)
+    try:
+        yield
+    except damages as error:
+        reason = " ".join(str(error).split())[:REASON]
+        raise ValueError(
+            f"{folder}: damaged ({reason}); delete the folder and prepare the data "
+            "set again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(root: pathlib.Path, name: str, data_dir: str | None) -> Iterator[None]:
+    """One process at a time; leaves nothing where nothing else was made."""
+    path = root / f".{name}.lock"
+    made = [p for p in (root, *root.parents) if not p.exists()]
+    while True:
+        with _usable_folder(root, data_dir):
+            root.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "ab")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            break
+        lock.close()  # its last holder has removed it
+    with lock:
+        try:
+            yield
+        finally:
+            if not (root / name).exists():
+                path.unlink()
+                for folder in made:
+                    with contextlib.suppress(OSError):  # not empty
+                        folder.rmdir()
 
 
 def _build(builder: Any, root: pathlib.Path, manual: pathlib.Path) -> None:
@@ -107,6 +204,9 @@ def _build(builder: Any, root: pathlib.Path, manual: pathlib.Path) -> None:
         reason = " ".join(str(error).split())
         message = f"{reason}; make room, or give another data_dir"
         failure = OSError(errno.EIO, message, str(root))
+    except OSError as error:
+        named = error.filename or str(root)
+        failure = OSError(error.errno or errno.EIO, error.strerror or str(error), named)
     # Not from within: the errors above keep TFDS's bars alive, which would draw over
     # the message when they end.
     raise failure
@@ -115,7 +215,7 @@ def _build(builder: Any, root: pathlib.Path, manual: pathlib.Path) -> None:
 def _manual_folder(root: pathlib.Path, manual_dir: str | None) -> pathlib.Path:
     if manual_dir is None:
         return root / _MANUAL
-    folder = pathlib.Path(manual_dir).expanduser().absolute()
+    folder = expanded(manual_dir).absolute()
     if not folder.is_dir():
         raise ValueError(
             f"manual_dir={manual_dir!r}: no such folder; give the one that holds the "
@@ -138,10 +238,16 @@ def _usable_folder(root: pathlib.Path, data_dir: str | None) -> Iterator[None]:
 
 
 def _remove_leftovers(root: pathlib.Path, name: str) -> None:
-    """Removes what a killed process left; the caller holds the lock."""
+    """Removes what a process left that was killed, or refused; under the lock."""
     unfinished = [
         *(root / name).glob("incomplete.*"),
         *(root / _DOWNLOADS / name).glob("**/*.tmp.*"),
     ]
     for path in unfinished:
         shutil.rmtree(path, ignore_errors=True)
+    downloads = root / _DOWNLOADS
+    inner = sorted((downloads / name).rglob("*"), reverse=True)
+    own = (*inner, downloads / name, downloads / "extracted", downloads)
+    for folder in (*own, root / name):
+        with contextlib.suppress(OSError):  # a file, not empty, or never made
+            folder.rmdir()

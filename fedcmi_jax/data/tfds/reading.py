@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedcmi_jax.data.base import Dataset, Split, check_labels
+from fedcmi_jax.data.tfds.prepare import damage_named
 
 _CHUNK = 4096  # records decoded at a time
 
@@ -148,7 +149,8 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
 
     try:
         if pathlib.Path(name, "dataset_info.json").is_file():
-            return api.builder_from_directory(name)
+            with damage_named(pathlib.Path(name)):
+                return api.builder_from_directory(name)
         builder = api.builder(name, data_dir=data_dir)
     except api.core.DatasetNotFoundError:
         raise ValueError(

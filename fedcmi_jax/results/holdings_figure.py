@@ -1,13 +1,14 @@
-"""The picture of ``fedcmi data describe``: class counts, modalities and sizes."""
+"""The picture of a partition: class counts, modalities and sizes of the clients."""
 
 import pathlib
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot, ticker
+from matplotlib import ticker
+from matplotlib.figure import Figure
 
-from fedcmi_jax.cli.describe import Holdings
+from fedcmi_jax.experiment.files import naming
+from fedcmi_jax.results.holdings import Holdings
 
 LONGEST_NAME = 24
 """Characters of a class name that fit under a column of the picture."""
@@ -26,18 +27,24 @@ def draw(found: Holdings, path: pathlib.Path) -> None:
       found: Who holds what.
       path: File to write; replaced if it is there.
     """
-    matplotlib.use("Agg", force=False)
+    with naming(path):
+        figure_of(found).savefig(path, dpi=120)
+
+
+def figure_of(found: Holdings) -> Figure:
+    """The picture, not yet written.
+
+    Args:
+      found: Who holds what.
+    """
     num_clients, num_classes = found.counts.shape
     height = min(max(2.5, ROW_HEIGHT * num_clients), TALLEST)
     width = min(max(3.5, 0.42 * num_classes), 14.0)
     owned = 0.35 * len(found.modalities)
-    figure, (left, middle, right) = pyplot.subplots(
-        1,
-        3,
-        sharey=True,
-        figsize=(width + owned + 4.5, height + 1.8),
-        width_ratios=(owned, width, 2.2),
-        layout="constrained",
+    size = (width + owned + 4.5, height + 1.8)
+    figure = Figure(figsize=size, layout="constrained")
+    left, middle, right = figure.subplots(
+        1, 3, sharey=True, width_ratios=(owned, width, 2.2)
     )
     figure.suptitle(f"{found.title}: {num_clients} clients")
     _draw_modalities(left, found)
@@ -54,15 +61,17 @@ def draw(found: Holdings, path: pathlib.Path) -> None:
     right.set(xlabel="samples", xlim=(0, None), title="size")
     right.spines[["top", "right"]].set_visible(False)
     left.set(ylabel="client", ylim=(num_clients - 0.5, -0.5))
-    left.yaxis.set_major_locator(
-        ticker.MaxNLocator(
-            int(height / LABEL_HEIGHT), integer=True, steps=[1, 2, 5, 10]
+    if found.names and num_clients * LABEL_HEIGHT <= height:
+        left.set_yticks(positions, [name[:LONGEST_NAME] for name in found.names])
+    else:
+        left.yaxis.set_major_locator(
+            ticker.MaxNLocator(
+                int(height / LABEL_HEIGHT), integer=True, steps=[1, 2, 5, 10]
+            )
         )
-    )
     for axis in (left, middle, right):
         axis.tick_params(length=0, labelsize=8)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return figure
 
 
 def _draw_modalities(axis: Any, found: Holdings) -> None:

@@ -1,0 +1,1 @@
+"""What runs came to: reading their folders, statistics over seeds, tables, reports."""

@@ -8,6 +8,7 @@ mean validation accuracy is first within ``FLAT`` of its best: a baseline that g
 there near the last round was still learning.
 """
 
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -17,10 +18,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fedcmi_jax import backend
 from fedcmi_jax.experiment import config as configs
+from fedcmi_jax.experiment import traffic
+from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.experiment.history import histories
+from fedcmi_jax.experiment.initial import initial_state
+from fedcmi_jax.experiment.loop import calls, records
+from fedcmi_jax.experiment.seeds import alone
+from fedcmi_jax.experiment.sharing import Shared
 from fedcmi_jax.experiment.training import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -118,6 +126,30 @@ def compare(
         )
         jax.clear_caches()
     return runs
+
+
+def lines(config: configs.Config, num_seeds: int, every: int) -> list[History]:
+    """The evaluated metrics lines of seeds 0, 1, ..., with what training reports.
+
+    ``sent`` are the bytes that all clients sent since the line before.
+    """
+    found, shared = [], Shared()
+    for seed in range(num_seeds):
+        one = dataclasses.replace(
+            alone(config, seed), eval_every=every, rounds_per_call=None
+        )
+        experiment = build(one, shared=shared)
+        state, history = initial_state(experiment), []
+        for call in calls(experiment, state):
+            for record in records(experiment, call):
+                count = call.round - call.before
+                cohorts = np.concatenate(call.infos.cohort[:count])
+                cohorts = cohorts[cohorts < experiment.federation.num_clients]
+                _, sent = traffic.of_cohort(experiment.traffic(), cohorts)
+                history.append(record | {"sent": sent})
+        found.append(history)
+    jax.clear_caches()
+    return found
 
 
 class Study:

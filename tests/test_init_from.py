@@ -10,6 +10,7 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.blocks import by_path
 from fedcmi_jax.cli.main import main
+from fedcmi_jax.data.raw import safetensors as raw
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.experiment import build
 from fedcmi_jax.experiment.initial import digest, initial_state
@@ -35,13 +36,13 @@ def experiment(source):
     return fc.load_run(source).experiment
 
 
-def exported(source):
-    return source.with_name("one-export") / "params.npz"
+def exported(source, ending="npz"):
+    return source.with_name("one-export") / f"params.{ending}"
 
 
 def test_a_run_or_its_export_gives_the_same(source, experiment):
     params, _ = fc.load_run(source).params()
-    for where in (source, exported(source)):
+    for where in (source, exported(source), exported(source, "safetensors")):
         assert_equal(fc.init_from(experiment.model, where), Start(params, {}))
     best = fc.init_from(experiment.model, f"{source}@best").params
     assert_equal(best, fc.load_run(source).params("best")[0])
@@ -144,7 +145,7 @@ def arrays(**changed):
     ("changed", "block", "message"),
     [
         ({}, ":encodr", "x.npz: 'encodr' names no block; choose from encoder/alpha, "),
-        ({}, "@best", "x.npz@best: an .npz file has no rounds"),
+        ({}, "@best", "x.npz@best: a file has no rounds"),
         (
             {"fusion/out/bias": np.zeros(7)},
             "",
@@ -171,6 +172,49 @@ def test_what_does_not_fit_is_named(changed, block, message, tmp_path):
         fc.init_from(problem.model("classifier"), f"{tmp_path}/x.npz{block}")
     assert "\n" not in str(error.value)
     assert str(error.value).count("x.npz") >= 1
+
+
+def safetensors(dtype, shape, data):
+    """A .safetensors file of one array, ``fusion/out/bias``, byte by byte."""
+    view = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}
+    head = json.dumps({"fusion/out/bias": view}).encode()
+    return len(head).to_bytes(8, "little") + head + data
+
+
+def test_half_precision_is_read_as_the_model_s(tmp_path):
+    path, model = tmp_path / "x.safetensors", problem.model("classifier")
+    ones = np.ones(4, np.uint16)
+    for dtype, one in (("BF16", 0x3F80), ("F16", 0x3C00)):
+        path.write_bytes(safetensors(dtype, [4], (one * ones).tobytes()))
+        bias = fc.init_from(model, f"{path}:fusion/out/bias").params["fusion"]["out"]
+        assert bias["bias"].dtype == np.float32
+        assert bias["bias"].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no .safetensors file, or damaged"),
+        (safetensors("F32", [4], bytes(16))[:-1], "no .safetensors file, or damaged"),
+        (
+            safetensors("F8_E5M2", [4], bytes(4)),
+            "bias: is of type F8_E5M2; write it as",
+        ),
+        (
+            safetensors("F32", [3], bytes(12)),
+            "bias has shape (3,), the model's has (4,)",
+        ),
+    ],
+)
+def test_damaged_safetensors_are_named(content, message, tmp_path, monkeypatch):
+    path, model = tmp_path / "x.safetensors", problem.model("classifier")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="x.safetensors") as error:
+        fc.init_from(model, f"{path}:fusion/out/bias")
+    assert message in str(error.value)
+    monkeypatch.setattr(raw, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"needs safetensors; pip install"):
+        fc.init_from(model, path)
 
 
 def test_what_is_left_out_need_not_fit(tmp_path):

@@ -104,6 +104,38 @@ def test_a_finished_run_is_returned_and_other_data_are_refused(tmp_path):
     assert (row.method, row.preset) == ("halve", "(script)")
 
 
+def hits(logits, labels, valid):
+    return ((logits.argmax(-1) == labels) * valid).sum(), valid.sum()
+
+
+def test_own_metrics_are_columns_of_a_run(tmp_path, capsys):
+    values = VALUES | {"validation_fraction": 0.2}
+    plain = fc.train(values, **own())
+    mine = own() | {
+        "metrics": {"hits": hits, "none": lambda z, y, v: (0.0, 0 * v.sum())}
+    }
+    history = fc.train(values, **mine, output=tmp_path / "run")
+    for line, without in zip(history.records, plain.records, strict=True):
+        assert line["hits"] == pytest.approx(line["acc"])
+        assert line["val_hits"] == pytest.approx(line["val_acc"])
+        added = {"hits", "val_hits", "none", "val_none", "seconds"}
+        assert {k: line[k] for k in line if k not in added} == {
+            k: without[k] for k in without if k != "seconds"
+        }
+        assert line["none"] is None  # a metric over nothing
+    run = fc.load_run(tmp_path / "run", **mine)
+    assert run.evaluate()["hits"] == run.evaluate(mine["dataset"])["hits"]
+    assert run.evaluate()["hits"] == history.final["hits"]
+    other = own() | {"metrics": {"hit": hits}}
+    with pytest.raises(
+        ValueError, match="was trained with metrics hits, none, not hit"
+    ):
+        fc.resume(tmp_path / "run", **other)
+    assert (
+        main(["report", str(tmp_path / "run"), f"--output={tmp_path / 'report'}"]) == 0
+    )
+
+
 @pytest.mark.slow
 def test_a_modality_of_several_arrays_under_fedcmi_finishes(tmp_path):
     class Masked(nn.Module):
@@ -147,6 +179,12 @@ def test_a_preset_is_what_dicts_are_laid_over():
         ({"method": "fedavg"}, "method: 'fedavg' is no Method"),
         ({"model": object(), "encoders": {}}, "encoders: the model has its own"),
         ({"encoders": Small()}, "encoders: give a dict"),
+        ({"metrics": hits}, "metrics: give a dict"),
+        ({"metrics": {"hits": 1}}, "metrics: give a dict"),
+        ({"metrics": {"a b": hits}}, "metrics: 'a b' is no column's name"),
+        ({"metrics": {"seconds": hits}}, "metrics: 'seconds' is taken"),
+        ({"metrics": {"accurate": hits}}, "metrics: 'accurate' is taken"),
+        ({"metrics": {"m": lambda z, y, v: z}}, "metrics: 'm' gives .* give a pair"),
         ({"encoders": {"a": Small()}}, "encoders: given for"),
     ],
 )

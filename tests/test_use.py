@@ -9,6 +9,8 @@ import pytest
 import fedcmi_jax as fc
 from fedcmi_jax.blocks import by_path
 from fedcmi_jax.cli.main import main
+from fedcmi_jax.data.raw.safetensors import read_safetensors
+from fedcmi_jax.testing import problem as problems
 from tests.test_python_runs import VALUES
 
 
@@ -59,6 +61,8 @@ def test_an_exported_model_computes_the_same_for_any_number(run, tmp_path):
         assert set(arrays.files) == set(expected)
         for name, x in expected.items():
             np.testing.assert_array_equal(arrays[name], x)
+    again = read_safetensors(folder / "params.safetensors")
+    problems.assert_equal(again, {k: np.asarray(x) for k, x in expected.items()})
     described = json.loads((folder / "model.json").read_text())
     assert described["class_names"] == ["0", "1", "2"]
     assert described["shapes"] == {m: [4] for m in described["modalities"]}

@@ -164,7 +164,8 @@ class Export(OfRun):
     A folder with ``params.npz`` (an array per parameter and statistic, by path),
     ``predict.stablehlo`` (a portable program: inputs and available [b, M] -> logits [b,
     C], any number of samples b) and ``model.json`` (modalities, shapes, classes); with
-    the extra ``export`` also ``predict.jax``, which ``jax.export.deserialize`` reads.
+    the extra ``export`` also ``params.safetensors``, and ``predict.jax``, which
+    ``jax.export.deserialize`` reads.
 
     Attributes:
       run_folder: The run's folder; of several seeds that of one, RUN/seed-S.

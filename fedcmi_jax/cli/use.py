@@ -11,6 +11,7 @@ import numpy as np
 from fedcmi_jax.blocks import by_path
 from fedcmi_jax.cli.run_commands import Evaluate, Export, Predict
 from fedcmi_jax.data.array_files import nested
+from fedcmi_jax.data.raw import safetensors
 from fedcmi_jax.data.raw.npy import read_npz, zipped
 from fedcmi_jax.experiment.files import plain, replace, write_json
 from fedcmi_jax.experiment.outputs import check_file
@@ -87,9 +88,11 @@ def export(options: Export) -> int:
     # jax.export writes its own format by a package that JAX does not bring along.
     if importlib.util.find_spec("flatbuffers"):
         files["predict.jax"] = bytes(program.serialize())
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = by_path({"params": params, "batch_stats": stats})
-    replace(folder / "params.npz", zipped(arrays))
+    files["params.npz"] = zipped(arrays)
+    if safetensors.is_available():
+        files[f"params{safetensors.SUFFIX}"] = safetensors.packed(arrays)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         replace(folder / name, content)
     data = run.experiment.dataset
@@ -104,7 +107,7 @@ def export(options: Export) -> int:
         "round": options.round,
     }
     write_json(folder / "model.json", described)
-    print(f"written: {folder}/params.npz, model.json, {', '.join(files)}")
+    print(f"written: {folder}: model.json, {', '.join(sorted(files))}")
     return 0
 
 

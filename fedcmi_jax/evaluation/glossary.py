@@ -181,6 +181,19 @@ def _name(column: str) -> str:
     raise ValueError(f"column: {column!r} is not explained; add it to GLOSSARY")
 
 
+def is_known(column: str) -> bool:
+    """Whether the table has a column.
+
+    Example:
+      >>> is_known("acc_audio_zero"), is_known("hits")
+      (True, False)
+    """
+    try:
+        return _name(column) in GLOSSARY
+    except ValueError:
+        return False
+
+
 def is_share(column: str) -> bool:
     """Whether a column's values are shares, which reports show in per cent.
 
@@ -192,10 +205,8 @@ def is_share(column: str) -> bool:
       >>> is_share("val_acc"), is_share("client_min"), is_share("loss_task")
       (True, True, False)
     """
-    try:
-        return _name(column.removeprefix("val_")) in SHARES
-    except ValueError:
-        return False
+    column = column.removeprefix("val_")
+    return is_known(column) and _name(column) in SHARES
 
 
 def is_result(column: str) -> bool:

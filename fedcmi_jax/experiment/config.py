@@ -186,8 +186,8 @@ class Config:
         earlier rounds are set aside and named; inf: nobody is. A run that was begun
         before there was a guard goes on without.
       init_from: What parameters start from: a run's folder (RUN, RUN@best, RUN@12) or
-        FILE.npz as ``fedcmi export`` writes it; one of its blocks after a colon, such
-        as FILE.npz:encoder/clean. None: all are drawn.
+        FILE.npz or FILE.safetensors as ``fedcmi export`` writes them; one of its blocks
+        after a colon, such as FILE.npz:encoder/clean. None: all are drawn.
       freeze: Blocks (encoder/*), layers (encoder/*/dense0) or arrays that never change:
         not trained, not sent.
       stream: Keep samples on the host and send each round's cohort to the device while

@@ -205,7 +205,7 @@ def build(
     compiled = shared.get(
         "evaluation",
         (model_like, repr(config.method) if personal else None),
-        lambda: compiled_measures(model, own_start),
+        lambda: compiled_measures(model, own_start, parts.metrics),
     )
     return Experiment(
         config=config,

@@ -1,7 +1,7 @@
 """What a run's model is measured on: test, validation, clients' own samples."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedcmi_jax.evaluation.metrics import (
     build_programs,
 )
 from fedcmi_jax.evaluation.summary import summarise
+from fedcmi_jax.evaluation.views import Metric
 from fedcmi_jax.experiment.split import ClientSplit
 from fedcmi_jax.federation import Federation
 from fedcmi_jax.types import Array, Model, Params, PyTree
@@ -94,15 +95,23 @@ class Measures(NamedTuple):
         return result
 
 
-def compiled_measures(model: Model, personal: Personal | None = None) -> Compiled:
+def compiled_measures(
+    model: Model,
+    personal: Personal | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Compiled:
     """The functions of a model's evaluations; they compile when they are first called.
 
     Args:
       model: The model.
       personal: ``Method.start`` of a method with personal models; None: there are none.
+      metrics: A script's own, of the test and the validation split.
+
+    Raises:
+      ValueError: See ``build_programs``.
     """
     return Compiled(
-        build_programs(model, personal),
+        build_programs(model, personal, metrics),
         build_client_program(model, personal),
         build_client_program(model),
     )

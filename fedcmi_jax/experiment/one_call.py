@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedcmi_jax.data.base import Dataset
+from fedcmi_jax.evaluation.views import Metric
 from fedcmi_jax.experiment import checkpoint, training
 from fedcmi_jax.experiment.best import best_of, should_stop
 from fedcmi_jax.experiment.callbacks import Begun, Callback, Callbacks
@@ -151,6 +152,7 @@ def train(
     encoders: Mapping[str, Any] | None = None,
     model: Model | None = None,
     method: Method | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     output: str | pathlib.Path | None = None,
     callbacks: Sequence[Callback] = (),
     mesh: Mesh | None = None,
@@ -164,6 +166,8 @@ def train(
       encoders: Modality -> flax module, likewise.
       model: Likewise.
       method: Likewise.
+      metrics: Name -> ``(logits [B, C], labels [B], valid [B]) -> (sum, weight)`` of
+        your own: a column each beside those that every run has.
       output: Folder of the run, new or empty: as that of the command line, listed and
         resumable (with objects of your own by ``resume``). None: that of the
         configuration; without one nothing is written.
@@ -185,7 +189,8 @@ def train(
       >>> history.column("round").tolist()
       [1, 2]
     """
-    config, parts = config_of(config), Parts(dataset, encoders, model, method)
+    config = config_of(config)
+    parts = Parts(dataset, encoders, model, method, metrics)
     told = Callbacks(callbacks)
     check_effects(config)
     _check_one_run(config)
@@ -209,6 +214,7 @@ def resume(
     encoders: Mapping[str, Any] | None = None,
     model: Model | None = None,
     method: Method | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     callbacks: Sequence[Callback] = (),
     mesh: Mesh | None = None,
 ) -> History:
@@ -216,10 +222,11 @@ def resume(
 
     Args:
       folder: The run's folder.
-      dataset: As it was given to ``train``; so are encoders, model and method.
+      dataset: As it was given to ``train``; so are all others.
       encoders: Modality -> flax module.
       model: The model.
       method: The method.
+      metrics: Name -> metric.
       callbacks: See ``train``.
       mesh: Devices; others than before are as good.
 
@@ -234,7 +241,8 @@ def resume(
       Traceback (most recent call last):
       ValueError: no/such/folder is no run: there is no such folder
     """
-    folder, parts = pathlib.Path(folder), Parts(dataset, encoders, model, method)
+    folder = pathlib.Path(folder)
+    parts = Parts(dataset, encoders, model, method, metrics)
     check_run(folder)
     config = training.read_config(folder, parts)
     _check_one_run(config)

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from fedcmi_jax.data.base import Dataset, check_dataset
+from fedcmi_jax.evaluation.glossary import is_known
+from fedcmi_jax.evaluation.views import Metric
 from fedcmi_jax.methods.base import Method
 from fedcmi_jax.types import Model
 
@@ -25,12 +27,15 @@ class Parts(NamedTuple):
       encoders: Modality -> flax module, in the place of ``config.encoder``.
       model: In the place of ``config.model`` and encoders.
       method: In the place of ``config.method``.
+      metrics: Name -> ``(logits [B, C], labels [B], valid [B]) -> (sum, weight)``: one
+        more column each of the metrics lines, and ``val_`` of it with validation.
     """
 
     dataset: Dataset | None = None
     encoders: Mapping[str, Any] | None = None
     model: Model | None = None
     method: Method | None = None
+    metrics: Mapping[str, Metric] | None = None
 
     @property
     def resume(self) -> str:
@@ -43,13 +48,15 @@ class Parts(NamedTuple):
         """Part -> what config.json says of it, to tell it from another.
 
         Of a data set its name and a digest (labels, shapes, a few rows), of a method
-        its name; other models do not fit a run's checkpoints.
+        its name, of metrics theirs; other models do not fit a run's checkpoints.
         """
         found = dict.fromkeys(self.names, "a script's own")
         if self.dataset is not None:
             found["dataset"] = f"{self.dataset.name} {digest(self.dataset)[:16]}"
         if self.method is not None:
             found["method"] = self.method.name
+        if self.metrics is not None:
+            found["metrics"] = ", ".join(sorted(self.metrics))
         return found
 
     @property
@@ -89,8 +96,21 @@ configuration
             )
     if parts.encoders is not None and not isinstance(parts.encoders, Mapping):
         raise ValueError("encoders: give a dict, modality -> flax module")
+    if parts.metrics is not None:
+        _check_metrics(parts.metrics)
     if parts.dataset is not None:
         check_dataset(parts.dataset)
+
+
+def _check_metrics(metrics: Any) -> None:
+    """Refuses what is no function per name; the model's programs check its values."""
+    if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())):
+        raise ValueError("metrics: give a dict, name -> function")
+    for name in metrics:
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ValueError(f"metrics: {name!r} is no column's name; give a word")
+        if is_known(name):
+            raise ValueError(f"metrics: {name!r} is taken; choose another name")
 
 
 def digest(dataset: Dataset) -> str:

@@ -11,6 +11,7 @@ from fedcmi_jax.blocks import by_path
 from fedcmi_jax.choices import begins, matching
 from fedcmi_jax.data.array_files import nested
 from fedcmi_jax.data.raw.npy import read_npz
+from fedcmi_jax.data.raw.safetensors import SUFFIX, read_safetensors
 from fedcmi_jax.experiment.initial import KINDS, block_of
 from fedcmi_jax.experiment.runs import Round, load_run
 from fedcmi_jax.types import Model, Params, PyTree, Start
@@ -26,8 +27,8 @@ def init_from(
     Args:
       model: What is to start from them.
       source: A run's folder, with ``@best`` or ``@12`` at its end for the model of its
-        best round or of round 12, not of the last one; or an .npz file whose keys are
-        paths like ``encoder/clean/dense0/kernel``, after ``params/`` and
+        best round or of round 12, not of the last one; or an .npz or .safetensors file
+        whose keys are paths like ``encoder/clean/dense0/kernel``, after ``params/`` and
         ``batch_stats/`` as ``fedcmi export`` writes them, or alone. ``:encoder/clean``
         at its end is one of blocks.
       blocks: Patterns of what to take (``choices.matching``); None: all that is there,
@@ -56,7 +57,7 @@ def init_from(
     chosen += [block] if block else []
     if path.is_file() and round != "last":
         raise ValueError(
-            f"init_from: {path}@{round}: an .npz file has no rounds; leave @{round} out"
+            f"init_from: {path}@{round}: a file has no rounds; leave @{round} out"
         )
     found = _of_run(path, round) if path.is_dir() else _of_file(path)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -89,7 +90,8 @@ def _of_run(folder: pathlib.Path, round: Round) -> dict[str, dict[str, np.ndarra
 def _of_file(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
     """Parameters and statistics of a file, by their paths in a model."""
     found: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
-    for key, x in read_npz(path).items():
+    read = read_safetensors if path.suffix == SUFFIX else read_npz
+    for key, x in read(path).items():
         kind, _, rest = key.partition("/")
         if kind in found:
             found[kind][rest] = x

@@ -15,6 +15,7 @@ from fedcmi_jax.data.arrays import numeric, table_of
 from fedcmi_jax.data.base import Dataset
 from fedcmi_jax.evaluation.metrics import build_evaluator
 from fedcmi_jax.evaluation.summary import summarise
+from fedcmi_jax.evaluation.views import Metric
 from fedcmi_jax.experiment import checkpoint, seeds, training
 from fedcmi_jax.experiment.best import load_best
 from fedcmi_jax.experiment.client_log import read_clients
@@ -206,7 +207,9 @@ class Run:
                 raise ValueError(
                     f"dataset: its {what} are {theirs}, those of the run {ours}"
                 )
-        evaluate = build_evaluator(experiment.model, dataset.test, None)
+        evaluate = build_evaluator(
+            experiment.model, dataset.test, None, metrics=self.parts.metrics
+        )
         return dict(summarise(evaluate(params, stats)))
 
 
@@ -217,16 +220,18 @@ def load_run(
     encoders: Mapping[str, Any] | None = None,
     model: Model | None = None,
     method: Method | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Run:
     """Opens a run's folder; its data are loaded when they are needed.
 
     Args:
       folder: What ``fedcmi train`` or ``train(output=...)`` wrote; of several seeds the
         folder of one (``seed-S``).
-      dataset: As it was given to ``train``; so are encoders, model and method.
+      dataset: As it was given to ``train``; so are all others.
       encoders: Modality -> flax module.
       model: The model.
       method: The method.
+      metrics: Name -> metric.
 
     Returns:
       The run.
@@ -239,7 +244,8 @@ def load_run(
       Traceback (most recent call last):
       ValueError: no/such/folder is no run: there is no such folder
     """
-    folder, parts = pathlib.Path(folder), Parts(dataset, encoders, model, method)
+    folder = pathlib.Path(folder)
+    parts = Parts(dataset, encoders, model, method, metrics)
     check_run(folder)
     config = training.read_config(folder, parts)
     if config.seeds > 1:

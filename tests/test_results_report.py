@@ -12,6 +12,7 @@ from fedcmi_jax.experiment import presets
 from fedcmi_jax.results.blocks import Section, Table, Text
 from fedcmi_jax.results.collect import collect
 from fedcmi_jax.results.comparison import pairing
+from fedcmi_jax.results.each_client import accuracies
 from fedcmi_jax.results.markdown import markdown
 from fedcmi_jax.results.page import page
 from fedcmi_jax.results.report import MARK
@@ -277,3 +278,27 @@ def test_mistakes_take_one_line_and_write_nothing(
     assert message in line
     assert contents(tmp_path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+def test_every_client_s_accuracy_is_drawn_where_all_seeds_have_it(tmp_path):
+    folder, names = tmp_path / "run", ("each-client-test.svg", "each-client.svg")
+    spread = {f"client_test_{k}": 0.5 for k in ("min", "p10", "median", "mean", "max")}
+    lines = lines_of([0.5, 0.6], client_test_per_client=[0.5, None, 1.0], **spread)
+    write_run(folder, config(seeds=2), {0: lines, 1: lines})
+
+    def drawn(name):
+        fc.report([folder], tmp_path / name)
+        return [(tmp_path / name / "figures" / file).exists() for file in names]
+
+    logs = [folder / f"seed-{seed}" / "clients.jsonl" for seed in (0, 1)]
+    logs[0].write_text('{"round":9}\n{"round":10,"accuracy":[0.25,null]}\n')
+    assert drawn("one log") == [True, False]
+    logs[1].write_text('{"round":10,"accuracy":[0.75,0.5]}\n')
+    assert drawn("both") == [True, True]
+    (entry,) = collect([folder]).entries
+    assert accuracies(entry, "client_test").tolist() == [0.5, 1.0] * 2
+    assert accuracies(entry, "client").tolist() == [0.25, 0.75, 0.5]
+    for damaged in ("", '{"round":10,"accu', '{"round":10}\n'):
+        logs[0].write_text(damaged)
+        assert accuracies(entry, "client") is None
+    assert accuracies(entry, "holdout") is None

@@ -28,48 +28,8 @@ def check_config(config: "Config") -> None:
         itself (alpha, mu...) is found by ``build``.
     """
     check_values(config)
-    at_least_one: dict[str, float] = {
-        "clients_per_round": config.clients_per_round,
-        "rounds": config.rounds,
-        "seeds": config.seeds,
-        "eval_every": config.eval_every,
-        "checkpoint_every": config.checkpoint_every,
-        "chunk_size": 1 if config.chunk_size == "auto" else config.chunk_size,
-        "lanes": config.lanes,
-        "local.epochs": config.local.epochs,
-        "local.batch_size": config.local.batch_size,
-        "model.width": config.model.width,
-    }
-    # Encoders do not check their sizes, and flax fails on them far from here.
-    for name in ("features", "hidden"):
-        sizes = np.atleast_1d(getattr(config.encoder, name, 1))
-        at_least_one[f"encoder.{name}"] = min(sizes.tolist(), default=1)
-    if config.rounds_per_call is not None:
-        at_least_one["rounds_per_call"] = config.rounds_per_call
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"{name}: {value} is below 1; give at least 1")
-    positive = {"local.learning_rate": config.local.learning_rate}
-    if config.local.rate_scale is not None:
-        positive["local.rate_scale"] = config.local.rate_scale
-    if config.server.learning_rate is not None:
-        positive["server.learning_rate"] = config.server.learning_rate
-    for name, value in positive.items():
-        if not value >= SMALLEST_RATE:
-            raise ValueError(f"{name}: {value} is below {SMALLEST_RATE}; try 0.01")
-    momentum = config.local.momentum
-    if momentum is not None and not 0 <= momentum < 1:
-        raise ValueError(f"local.momentum: {momentum} is outside [0, 1); try 0.9")
-    if not config.local.weight_decay >= 0:
-        raise ValueError(
-            f"local.weight_decay: {config.local.weight_decay} is negative; try 1e-4"
-        )
-    clip = config.local.clip_grad_norm
-    if clip is not None and not clip > 0:
-        raise ValueError(
-            f"local.clip_grad_norm: {clip} is not positive; try 10, or None for no "
-            "clipping"
-        )
+    _check_sizes(config)
+    _check_rates(config)
     for name in config.encoder_names:
         lookup("encoder_names", name, models.ENCODERS)
     if config.model.lora_rank < 0:
@@ -99,23 +59,80 @@ def check_config(config: "Config") -> None:
         config.noisy_clients,
     )
     check_feature_noise(config.feature_noise)
-    if config.stream and config.rounds_per_call not in (None, 1):
+    _check_streamed(config)
+    _check_seeds(config)
+
+
+def _check_sizes(config: "Config") -> None:
+    """Refuses counts and sizes below 1."""
+    at_least_one: dict[str, float] = {
+        "clients_per_round": config.clients_per_round,
+        "rounds": config.rounds,
+        "seeds": config.seeds,
+        "eval_every": config.eval_every,
+        "checkpoint_every": config.checkpoint_every,
+        "chunk_size": 1 if config.chunk_size == "auto" else config.chunk_size,
+        "lanes": config.lanes,
+        "local.epochs": config.local.epochs,
+        "local.batch_size": config.local.batch_size,
+        "model.width": config.model.width,
+    }
+    # Encoders do not check their sizes, and flax fails on them far from here.
+    for name in ("features", "hidden"):
+        sizes = np.atleast_1d(getattr(config.encoder, name, 1))
+        at_least_one[f"encoder.{name}"] = min(sizes.tolist(), default=1)
+    if config.rounds_per_call is not None:
+        at_least_one["rounds_per_call"] = config.rounds_per_call
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise ValueError(f"{name}: {value} is below 1; give at least 1")
+
+
+def _check_rates(config: "Config") -> None:
+    """Refuses learning rates and what goes with them outside their ranges."""
+    positive = {"local.learning_rate": config.local.learning_rate}
+    if config.local.rate_scale is not None:
+        positive["local.rate_scale"] = config.local.rate_scale
+    if config.server.learning_rate is not None:
+        positive["server.learning_rate"] = config.server.learning_rate
+    for name, value in positive.items():
+        if not value >= SMALLEST_RATE:
+            raise ValueError(f"{name}: {value} is below {SMALLEST_RATE}; try 0.01")
+    momentum = config.local.momentum
+    if momentum is not None and not 0 <= momentum < 1:
+        raise ValueError(f"local.momentum: {momentum} is outside [0, 1); try 0.9")
+    if not config.local.weight_decay >= 0:
+        raise ValueError(
+            f"local.weight_decay: {config.local.weight_decay} is negative; try 1e-4"
+        )
+    clip = config.local.clip_grad_norm
+    if clip is not None and not clip > 0:
+        raise ValueError(
+            f"local.clip_grad_norm: {clip} is not positive; try 10, or None for no "
+            "clipping"
+        )
+
+
+def _check_streamed(config: "Config") -> None:
+    """Refuses what cannot be known before a round when its samples are sent."""
+    if not config.stream:
+        return
+    if config.rounds_per_call not in (None, 1):
         raise ValueError(
             f"rounds_per_call: {config.rounds_per_call} is not possible with stream, "
             "which sends data between rounds; leave it out"
         )
-    if config.stream and getattr(config.privacy, "sampling", "uniform") == "poisson":
+    if getattr(config.privacy, "sampling", "uniform") == "poisson":
         raise ValueError(
             "stream: a Poisson cohort has no fixed size to send; set privacy.sampling "
             "to uniform, or leave stream out"
         )
     away = getattr(config.systems, "available", 1.0) < 1
-    if config.stream and (away or getattr(config.systems, "table", None)):
+    if away or getattr(config.systems, "table", None):
         raise ValueError(
             "stream: who is away is not known when samples are sent; leave out "
             "systems.available and systems.table, or stream"
         )
-    _check_seeds(config)
 
 
 def check_effects(config: "Config") -> None:

@@ -4,7 +4,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from fedcmi_jax.evaluation.glossary import explain, is_share
-from fedcmi_jax.results import class_figures, figures, provenance, tables
+from fedcmi_jax.results import (
+    class_figures,
+    each_client,
+    figures,
+    provenance,
+    tables,
+)
 from fedcmi_jax.results.blocks import Block, Code, Section, Table, Text
 from fedcmi_jax.results.collect import MEASURE, Entry, Results, columns_of, last
 from fedcmi_jax.results.comparison import (
@@ -294,6 +300,16 @@ def _clients(context: Context) -> Iterator[Block]:
             context.looks,
         )
         yield tables.clients(entries, prefix)
+        every = each_client.distribution(
+            f"each-{prefix}".replace("_", "-"),
+            "Distribution of accuracy over the clients, of all seeds together.",
+            "Share of clients with at most an accuracy, a line for each entry.",
+            entries,
+            prefix,
+            context.looks,
+        )
+        if every is not None:
+            yield every
 
 
 def _partition(context: Context) -> Iterator[Block]:

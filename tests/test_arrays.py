@@ -53,6 +53,26 @@ def test_arrays_become_a_data_set():
     assert parts.sizes.tolist() == [3, 3, 3, 3]
 
 
+def test_of_overlapping_rows_those_held_out_are_runs(tmp_path):
+    found = arrays(n=40)
+    found["train"]["labels"] = np.arange(40) // 20
+    del found["train"]["clients"]
+    path = tmp_path / "own.npz"
+    np.savez(path, **keys(found))
+    values = {"clients": 1, "clients_per_round": 1, "validation_fraction": 0.25}
+    options = {"name": "npz", "path": str(path), "sequential": True}
+    config = fc.config.from_dict(
+        values | {"dataset": options, "partition": {"name": "iid"}}
+    )
+    data = load_dataset(config.dataset, print)
+    held = split_clients(config, data).validation.rows
+    assert sorted(held) == [*range(15, 20), *range(35, 40)]  # a run of each class
+    assert data.train.sequential
+    assert data.test.sequential
+    assert of_arrays(found, sequential=True).train.sequential
+    assert not of_arrays(found).train.sequential
+
+
 @pytest.mark.parametrize("form", ["file", "folder"])
 def test_a_file_or_folder_is_those_arrays(form, tmp_path):
     found = keys(arrays()) | {"class_names": np.array(["x", "y", "z"])}

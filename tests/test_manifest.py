@@ -82,6 +82,8 @@ def test_an_empty_cell_is_a_missing_modality(original):
     assert data.test.available.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     assert not data.train.inputs["photo"][1].any()
     assert not data.test.inputs["note"][0].any()
+    assert not data.train.sequential
+    assert loaded(original, sequential=True).train.sequential
 
 
 def test_arrays_are_prepared_once(original):

@@ -12,7 +12,7 @@ from fedcmi_jax.data.raw.npy import read_npy, read_npz
 from fedcmi_jax.samples import SPLITS, PathOption
 
 
-def npz(*, path: PathOption | None = None) -> Dataset:
+def npz(*, path: PathOption | None = None, sequential: bool = False) -> Dataset:
     """Arrays of one's own, from an .npz file or a folder of .npy files.
 
     The file's arrays, or the folder's files with .npy behind their names:
@@ -25,6 +25,8 @@ def npz(*, path: PathOption | None = None) -> Dataset:
 
     Args:
       path: The file, or the folder.
+      sequential: Neighbouring rows of a client overlap, as sliding windows do; what is
+        held out is then taken in runs.
 
     Returns:
       The data set, see ``from_arrays``.
@@ -70,6 +72,7 @@ def npz(*, path: PathOption | None = None) -> Dataset:
             found["labels"],
             found.get("clients"),
             found.get("available"),
+            sequential,
         )
         for split, found in parts.items()
     }

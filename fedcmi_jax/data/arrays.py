@@ -26,6 +26,7 @@ def from_arrays(
     clients: Any = None,
     available: Any = None,
     test_available: Any = None,
+    sequential: bool = False,
     name: str = "arrays",
 ) -> Dataset:
     """A data set of arrays, checked.
@@ -41,6 +42,8 @@ def from_arrays(
       clients: [n] ids of natural clients, numbers or strings; None: there are none.
       available: [n, M], which modalities a training sample has; None: all.
       test_available: [t, M]; None: all.
+      sequential: ``Split.sequential``: neighbouring rows of a client overlap, as
+        sliding windows do, so that what is held out is taken in runs.
       name: What it is called.
 
     Returns:
@@ -62,8 +65,10 @@ def from_arrays(
                 f"{which}: is of type {type(inputs).__name__}; give a dict, modality "
                 "-> array"
             )
-    splits = {"train": Split(dict(train), labels, clients, available)}
-    splits["test"] = Split(dict(test), test_labels, None, test_available)
+    splits = {
+        "train": Split(dict(train), labels, clients, available, sequential),
+        "test": Split(dict(test), test_labels, None, test_available, sequential),
+    }
     return check_dataset(assembled(name, splits, class_names))
 
 
@@ -99,6 +104,7 @@ def assembled(
             None
             if split.available is None
             else table_of(split.available, (len(split.labels), len(train))),
+            split.sequential,
         )
         for which, split in splits.items()
     }

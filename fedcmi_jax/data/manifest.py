@@ -51,6 +51,7 @@ def manifest(
     tokens: int = 48,
     cache_dir: PathOption | None = None,
     workers: int = 1,
+    sequential: bool = False,
 ) -> Dataset:
     """Files of your own, listed in a CSV: a row per sample, a column per modality.
 
@@ -76,6 +77,8 @@ def manifest(
       cache_dir: Folder of prepared arrays, which may be deleted at any time; None:
         ``media`` in $FEDCMI_DATA_ROOT or in the user's cache.
       workers: Processes that prepare; 1: this one.
+      sequential: Neighbouring rows of a client overlap in content, as clips of one
+        recording may; what is held out is then taken in runs.
 
     Returns:
       The data set; classes are the labels in order, of numbers by size.
@@ -117,7 +120,9 @@ def manifest(
         )
         inputs = {split: inputs[split] | media[split] for split in SPLITS}
     train, test = (
-        _split(splits[s], {m: inputs[s][m] for m in modalities}, classes, clients[s])
+        _split(
+            splits[s], {m: inputs[s][m] for m in modalities}, classes, clients[s]
+        )._replace(sequential=sequential)
         for s in SPLITS
     )
     names = raw.layout.client_names(filter(None, (r.cells.get(CLIENT) for r in rows)))

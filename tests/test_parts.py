@@ -13,7 +13,9 @@ from fedcmi_jax.cli.main import main
 from fedcmi_jax.cohort import named_key
 from fedcmi_jax.experiment import training
 from fedcmi_jax.experiment.one_call import config_of
+from fedcmi_jax.experiment.parts import digest
 from fedcmi_jax.experiment.run_list import find_runs
+from fedcmi_jax.results.collect import collect
 from fedcmi_jax.testing import problem as problems
 
 VALUES = {
@@ -108,7 +110,7 @@ def hits(logits, labels, valid):
     return ((logits.argmax(-1) == labels) * valid).sum(), valid.sum()
 
 
-def test_own_metrics_are_columns_of_a_run(tmp_path, capsys):
+def test_own_metrics_are_columns_of_a_run(tmp_path):
     values = VALUES | {"validation_fraction": 0.2}
     plain = fc.train(values, **own())
     mine = own() | {
@@ -119,9 +121,9 @@ def test_own_metrics_are_columns_of_a_run(tmp_path, capsys):
         assert line["hits"] == pytest.approx(line["acc"])
         assert line["val_hits"] == pytest.approx(line["val_acc"])
         added = {"hits", "val_hits", "none", "val_none", "seconds"}
-        assert {k: line[k] for k in line if k not in added} == {
-            k: without[k] for k in without if k != "seconds"
-        }
+        assert line.keys() - without.keys() == added
+        for name in without:
+            assert line[name] == pytest.approx(without[name])
         assert line["none"] is None  # a metric over nothing
     run = fc.load_run(tmp_path / "run", **mine)
     assert run.evaluate()["hits"] == run.evaluate(mine["dataset"])["hits"]
@@ -131,9 +133,39 @@ def test_own_metrics_are_columns_of_a_run(tmp_path, capsys):
         ValueError, match="was trained with metrics hits, none, not hit"
     ):
         fc.resume(tmp_path / "run", **other)
-    assert (
-        main(["report", str(tmp_path / "run"), f"--output={tmp_path / 'report'}"]) == 0
-    )
+    # What does not go on needs no metrics.
+    inputs = mine["dataset"].test.inputs
+    without = fc.load_run(tmp_path / "run", **own()).predict(inputs)
+    problems.assert_equal(without, run.predict(inputs))
+    fc.report([tmp_path / "run"], tmp_path / "report")
+    assert "hits" in (tmp_path / "report" / "numbers.csv").read_text()
+
+
+def test_a_metric_of_a_script_and_one_of_its_method_have_two_names():
+    def loss(client, outputs, batch, context):
+        return 0.0, {"hits": (batch.valid.sum(), batch.valid.sum())}
+
+    mine = own() | {"method": fc.Method(name="mine", loss=loss)}
+    assert fc.train(VALUES, **mine).final["hits"] == 1
+    with pytest.raises(ValueError, match="'hits' is the name of a training metric"):
+        fc.train(VALUES, **mine, metrics={"hits": hits})
+
+
+def test_runs_that_differ_in_own_metrics_are_one_entry(tmp_path):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    fc.train(VALUES, **own(), output=folders[0])
+    fc.train(VALUES | {"seed": 1}, **own(), metrics={"hits": hits}, output=folders[1])
+    (entry,) = collect(folders).entries
+    assert list(entry.seeds) == [0, 1]
+
+
+@pytest.mark.parametrize("change", ["sequential", "clients", "available"])
+def test_who_has_what_is_in_the_digest_of_a_data_set(change):
+    dataset = own()["dataset"]
+    ids = np.zeros(dataset.train.size, np.int32)
+    value = {"sequential": True, "clients": ids, "available": ids[:, None] == 0}[change]
+    other = dataset._replace(train=dataset.train._replace(**{change: value}))
+    assert digest(other) != digest(dataset)
 
 
 @pytest.mark.slow
@@ -185,6 +217,11 @@ def test_a_preset_is_what_dicts_are_laid_over():
         ({"metrics": {"seconds": hits}}, "metrics: 'seconds' is taken"),
         ({"metrics": {"accurate": hits}}, "metrics: 'accurate' is taken"),
         ({"metrics": {"m": lambda z, y, v: z}}, "metrics: 'm' gives .* give a pair"),
+        (
+            {"metrics": {"m": lambda z, y: (z, y)}},
+            "'m' cannot be traced .*2 positional",
+        ),
+        ({"metrics": {"m": lambda z, y, v: float(v[0])}}, "'m' cannot be traced"),
         ({"encoders": {"a": Small()}}, "encoders: given for"),
     ],
 )

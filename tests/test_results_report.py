@@ -298,7 +298,15 @@ def test_every_client_s_accuracy_is_drawn_where_all_seeds_have_it(tmp_path):
     (entry,) = collect([folder]).entries
     assert accuracies(entry, "client_test").tolist() == [0.5, 1.0] * 2
     assert accuracies(entry, "client").tolist() == [0.25, 0.75, 0.5]
-    for damaged in ("", '{"round":10,"accu', '{"round":10}\n'):
+    old = '{"round":9,"accuracy":[1]}\n'
+    for damaged in (
+        old,
+        "5",
+        '[1, {"two": 3}]',
+        "",
+        '{"round":10,"accu',
+        '{"round":10}\n',
+    ):
         logs[0].write_text(damaged)
         assert accuracies(entry, "client") is None
     assert accuracies(entry, "holdout") is None

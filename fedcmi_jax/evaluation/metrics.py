@@ -213,7 +213,14 @@ def build_evaluator(
 
 def _check_metric(name: str, metric: Metric, num_classes: int) -> None:
     logits, labels = jnp.zeros((2, num_classes)), jnp.zeros(2, jnp.int32)
-    found = jax.eval_shape(metric, logits, labels, jnp.ones(2))
+    try:
+        found = jax.eval_shape(metric, logits, labels, jnp.ones(2))
+    except Exception as error:  # whatever a user's function raises
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"metrics: {name!r} cannot be traced ({why}); give a function of logits, "
+            "labels and valid, in jax.numpy"
+        ) from error
     is_pair = isinstance(found, tuple | list) and len(found) == 2
     if not is_pair or any(getattr(x, "shape", None) != () for x in found):
         raise ValueError(

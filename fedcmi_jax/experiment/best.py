@@ -131,7 +131,7 @@ def load_best(
     if not (folder / CONFIG).is_file():
         path = folder / CONFIG
         raise ValueError(f"{path}: there is no such file; give a run's folder")
-    config = experiment.config if experiment else read_config(folder)
+    config = experiment.config if experiment else read_config(folder, to_read=True)
     if trains_in_turn(config):
         raise ValueError(
             f"{folder} is a run of {config.seeds} seeds, each with a best round of its "

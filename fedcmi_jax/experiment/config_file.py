@@ -86,12 +86,15 @@ def write_config(
 def read_config(
     folder: pathlib.Path,
     parts: Parts = Parts(),  # noqa: B008 (immutable)
+    *,
+    to_read: bool = False,
 ) -> Config:
     """Reads a run's config.json.
 
     Args:
       folder: The run's.
       parts: Objects in the place of what it names.
+      to_read: The run is looked at and does not go on.
 
     Raises:
       ValueError: It is damaged, of another version's making, or of a run with other
@@ -100,7 +103,7 @@ def read_config(
     values = read_json(folder / CONFIG)
     if not isinstance(values, dict) or "config" not in values:
         raise ValueError(f"{folder / CONFIG}: has no 'config'; restore the file")
-    check_same(str(folder), values.get("parts"), parts)
+    check_same(str(folder), values.get("parts"), parts, to_read=to_read)
     try:
         config = from_dict(values["config"])
         check_config(config)

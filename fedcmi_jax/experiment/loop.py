@@ -131,8 +131,9 @@ def records(
         if round == call.round and is_evaluated:
             states = by_seed(config, call.state, one_seed)
             rows = {
-                seed: measure(experiment, states[seed])
-                | training_numbers(info, clients)
+                seed: _apart(
+                    measure(experiment, states[seed]), training_numbers(info, clients)
+                )
                 | _costs(experiment, info, round)
                 for seed, info in infos.items()
             }
@@ -249,6 +250,15 @@ def training_numbers(info: RoundInfo, num_clients: int) -> dict[str, Any]:
         "num_examples": float(info.num_examples),
         "cohort": int(_real(info, num_clients).sum()),
     }
+
+
+def _apart(measured: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """Both; a name in both is a script's metric and one of its method."""
+    for name in measured.keys() & trained.keys():
+        raise ValueError(
+            f"metrics: {name!r} is the name of a training metric, too; choose another"
+        )
+    return measured | trained
 
 
 def _costs(experiment: Experiment, info: RoundInfo, round: int) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def train(
       [1, 2]
     """
     config = config_of(config)
-    parts = Parts(dataset, encoders, model, method, metrics)
+    parts = Parts(dataset, encoders, model, method, metrics or None)
     told = Callbacks(callbacks)
     check_effects(config)
     _check_one_run(config)
@@ -242,7 +242,7 @@ def resume(
       ValueError: no/such/folder is no run: there is no such folder
     """
     folder = pathlib.Path(folder)
-    parts = Parts(dataset, encoders, model, method, metrics)
+    parts = Parts(dataset, encoders, model, method, metrics or None)
     check_run(folder)
     config = training.read_config(folder, parts)
     _check_one_run(config)

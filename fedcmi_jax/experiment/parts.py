@@ -114,10 +114,18 @@ def _check_metrics(metrics: Any) -> None:
 
 
 def digest(dataset: Dataset) -> str:
-    """SHA-256, in hexadecimal, over labels, shapes, and some rows of every array."""
+    """SHA-256, in hexadecimal, over labels, shapes, and some rows of every array.
+
+    Who has the samples, what they have, and whether neighbours overlap decide which are
+    held out, so these are in it, too.
+    """
     found = hashlib.sha256()
     for split in (dataset.train, dataset.test):
-        found.update(np.ascontiguousarray(split.labels).tobytes())
+        for table in (split.labels, split.clients, split.available):
+            if table is not None:
+                found.update(np.ascontiguousarray(table).tobytes())
+        if split.sequential:
+            found.update(b"sequential")
         for x in jax.tree.leaves(split.inputs):
             found.update(f"{x.shape} {x.dtype}".encode())
             rows = np.linspace(0, len(x) - 1, DIGESTED_ROWS).astype(int)
@@ -125,13 +133,16 @@ def digest(dataset: Dataset) -> str:
     return found.hexdigest()
 
 
-def check_same(where: str, recorded: Any, parts: Parts) -> None:
+def check_same(
+    where: str, recorded: Any, parts: Parts, *, to_read: bool = False
+) -> None:
     """Refuses parts that are not those of a run.
 
     Args:
       where: The run's folder, for the message.
       recorded: ``Parts.described`` of the run, as its config.json has it.
       parts: What is given now.
+      to_read: The run is looked at and does not go on: its metrics are not needed.
 
     Raises:
       ValueError: Others; says what to give.
@@ -142,9 +153,11 @@ def check_same(where: str, recorded: Any, parts: Parts) -> None:
       ValueError: runs/a: was trained from a script, with its own dataset; go on from \
 Python: fc.resume or fc.load_run with the same dataset=...
     """
-    needed = dict(recorded or {})
-    if set(needed) == set(parts.names):
-        now = parts.described()
+    needed, now = dict(recorded or {}), parts.described()
+    if to_read:
+        needed.pop("metrics", None)
+        now.pop("metrics", None)
+    if set(needed) == set(now):
         for name, before in needed.items():
             if now[name] != before:
                 raise ValueError(
@@ -155,7 +168,7 @@ Python: fc.resume or fc.load_run with the same dataset=...
     if not needed:
         raise ValueError(
             f"{where}: was trained with what its config.json names; leave out "
-            f"{', '.join(parts.names)}"
+            f"{', '.join(now)}"
         )
     raise ValueError(
         f"{where}: was trained from a script, with its own {', '.join(needed)}; go on "

@@ -231,7 +231,7 @@ def load_run(
       encoders: Modality -> flax module.
       model: The model.
       method: The method.
-      metrics: Name -> metric.
+      metrics: Name -> metric, for ``Run.evaluate``; may be left out.
 
     Returns:
       The run.
@@ -245,9 +245,9 @@ def load_run(
       ValueError: no/such/folder is no run: there is no such folder
     """
     folder = pathlib.Path(folder)
-    parts = Parts(dataset, encoders, model, method, metrics)
+    parts = Parts(dataset, encoders, model, method, metrics or None)
     check_run(folder)
-    config = training.read_config(folder, parts)
+    config = training.read_config(folder, parts, to_read=True)
     if config.seeds > 1:
         one = seeds.folder_of(folder, config.seed)
         raise ValueError(f"{folder} is a run of {config.seeds} seeds; give e.g. {one}")

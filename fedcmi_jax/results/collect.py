@@ -292,10 +292,13 @@ def _side_by_side(found: Sequence[Entry]) -> tuple[tuple[str, ...], tuple[Entry,
 
 
 def _named(entry: Entry) -> dict[str, Any]:
-    """The configuration, with the names of what a script put in its place."""
+    """The configuration, with the names of what a script put in its place.
+
+    Own metrics are left out: they change no model.
+    """
     parts = entry.record.get("parts")
     own = parts if isinstance(parts, dict) else {}
-    changed = {kind: {"name": str(name)} for kind, name in own.items()}
+    changed = {k: {"name": str(x)} for k, x in own.items() if k != "metrics"}
     return entry.config | changed
 
 

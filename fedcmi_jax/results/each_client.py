@@ -3,16 +3,17 @@
 import collections
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from fedcmi_jax.experiment.run_folder import CLIENTS
+from fedcmi_jax.experiment.files import read_json
+from fedcmi_jax.experiment.run_folder import CLIENTS, CONFIG
 from fedcmi_jax.experiment.seeds import folder_of
 from fedcmi_jax.results.blocks import Figure
-from fedcmi_jax.results.collect import Entry
+from fedcmi_jax.results.collect import Entry, is_number
 from fedcmi_jax.results.drawing import figure, legend_below, shortened
 from fedcmi_jax.results.figures import Looks
 
@@ -33,37 +34,46 @@ def accuracies(entry: Entry, prefix: str) -> np.ndarray | None:
         all.
 
     Returns:
-      [n] fractions, of clients that have one; None: not every seed has them.
+      [n] fractions, of clients that have one; None: not every seed has them, or its
+      log has not come as far as its lines.
     """
-    lists = _logged(entry) if prefix == LOGGED else _in_lines(entry, prefix)
-    found = [x for x in lists if isinstance(x, list) and x]
-    if not found or len(found) < len(entry.seeds):
-        return None
-    values = np.array([np.nan if x is None else x for own in found for x in own], float)
-    return values[np.isfinite(values)]
+    values: list[float] = []
+    for seed, lines in entry.seeds.items():
+        own = lines[-1].get(f"{prefix}_per_client")
+        if prefix == LOGGED:
+            own = _logged(entry, seed, lines[-1].get("round"))
+        if not isinstance(own, list) or not own:
+            return None
+        values += filter(is_number, own)
+    return np.array(values, float)
 
 
-def _in_lines(entry: Entry, prefix: str) -> Iterator[Any]:
-    for lines in entry.seeds.values():
-        yield lines[-1].get(f"{prefix}_per_client")
-
-
-def _logged(entry: Entry) -> Iterator[Any]:
+def _logged(entry: Entry, seed: int, round: Any) -> Any:
+    """What the client log says of a seed's round; None: nothing."""
     for folder in entry.folders:
-        own = (folder_of(folder, seed) for seed in entry.planned)
-        for path in (folder, *own):
-            if (path / CLIENTS).is_file():
-                yield _last_line(path / CLIENTS).get("accuracy")
+        for path in (folder, folder_of(folder, seed)):
+            if (path / CLIENTS).is_file() and _seed_of(path) == seed:
+                line = _last_line(path / CLIENTS)
+                return line.get("accuracy") if line.get("round") == round else None
+    return None
+
+
+def _seed_of(folder: pathlib.Path) -> Any:
+    """The seed of a run of one."""
+    content = read_json(folder / CONFIG)
+    config = content.get("config") if isinstance(content, dict) else None
+    return config.get("seed", 0) if isinstance(config, dict) else None
 
 
 def _last_line(path: pathlib.Path) -> dict[str, Any]:
-    """The last finished line of a client log; {}: it cannot be read."""
+    """The last line of a client log; {}: it cannot be read."""
     with path.open("rb") as file:
         ends = collections.deque(file, maxlen=1)  # a long run's log is large
     try:
-        return dict(json.loads(ends.pop()))
-    except (IndexError, ValueError):
+        found = json.loads(ends.pop())
+    except (IndexError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def distribution(
@@ -98,10 +108,10 @@ def distribution(
         handles = []
         for label, values in known.items():
             look = looks[label]
-            shares = 100 * np.arange(1, len(values) + 1) / len(values)
+            ordered = np.sort(100 * values)
             handles += axis.step(
-                np.sort(100 * values),
-                shares,
+                [ordered[0], *ordered],
+                np.linspace(0, 100, len(values) + 1),
                 where="post",
                 label=shortened(label),
                 color=look["color"],

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.shipped_flags
 
 # Resumes runs, each in a process of its own that kills itself before its n-th change to
 # the run's folder (an open file, a renaming, a new or removed folder) within a span, or
-# before the first change to a named path. At the latest it dies where the span ends.
+# before a named one, EVENT:PATH. At the latest it dies where the span ends.
 # It forks before JAX starts its threads, so that none costs a new start of Python.
 DIES = """
 import os, signal, sys
@@ -46,7 +46,8 @@ def dies(folder, span, calls, moment):
     def watch(event, args):
         nonlocal changes
         if inside and event in CHANGES and str(args[0]).startswith(folder):
-            if moment in (str(changes), str(args[0]).removeprefix(folder + "/")):
+            change = event + ":" + str(args[0]).removeprefix(folder + "/")
+            if moment in (str(changes), change):
                 os.kill(os.getpid(), signal.SIGKILL)
             changes += 1
     setattr(owner, name, spanned)
@@ -90,13 +91,14 @@ def killed():
 
 
 MOMENTS = {
-    # Which call of it, and after how many changes to the folder or before which one.
+    # Which call of it, and after how many changes to the folder, or before which.
     # A save makes about 48 changes: Orbax writes as many files as its threads need. The
     # fourth removes an old checkpoint, too.
     "checkpoint": [
         *((1, n) for n in range(3, 75, 6)),
-        *((4, n) for n in (7, 15, 23, 31, 37, 41, 45, 47)),
-        *((4, f"checkpoints/{path}") for path in ("8.tmp", "2", "2.removed", "none")),
+        *((4, n) for n in (7, 15, 23, 31, 37, 41, 45, 99)),
+        *((4, f"os.rename:checkpoints/{path}") for path in ("8.tmp", "2")),
+        *((4, f"{event}:checkpoints/2.removed") for event in ("open", "os.rmdir")),
     ],
     "resume": [(1, n) for n in range(0, 20, 2)],
     "line": [(1, 0), (2, 0), (2, 1)],

@@ -19,6 +19,9 @@ _TYPES = {
     "I32": np.int32,
     "I16": np.int16,
     "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
@@ -64,15 +67,16 @@ def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     Example:
       >>> import tempfile
       >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.safetensors"
-      >>> path.write_bytes(packed({"x/y": np.ones(2)})) > 0
+      >>> path.write_bytes(packed({"x/y": np.ones(2), "z": np.ones(())})) > 0
       True
-      >>> read_safetensors(path)["x/y"].tolist()
-      [1.0, 1.0]
+      >>> found = read_safetensors(path)
+      >>> found["x/y"].tolist(), found["z"].shape
+      ([1.0, 1.0], ())
     """
     from safetensors.numpy import save
 
     # It writes the bytes of an array as they lie in memory.
-    whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    whole = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     return bytes(save(whole))
 
 

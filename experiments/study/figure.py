@@ -22,12 +22,12 @@ Row = dict[str, str]
 
 
 def blocks(path: pathlib.Path) -> dict[str, dict[str, Row]]:
-    """Data set -> method -> the table's row."""
+    """Data set -> method -> the table's row; blocks without a bound are left out."""
     found: dict[str, dict[str, Row]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault(row["block"], {})[row["method"]] = row
-    return found
+    return {block: rows for block, rows in found.items() if CENTRAL in rows}
 
 
 def modalities(row: Row) -> list[str]:

@@ -32,7 +32,8 @@ def blocks(path: pathlib.Path) -> dict[str, dict[str, Row]]:
 
 def modalities(row: Row) -> list[str]:
     """Modalities of a row: those with a column ``acc_{m}_zero`` that has a value."""
-    ends = [k for k, v in row.items() if v and k.endswith("_zero")]
+    alone = (k for k, v in row.items() if v and k.endswith("_zero"))
+    ends = [k for k in alone if not k.startswith("val_")]
     return [k.removeprefix("acc_").removesuffix("_zero") for k in ends]
 
 

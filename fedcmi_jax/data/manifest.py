@@ -121,8 +121,12 @@ def manifest(
         inputs = {split: inputs[split] | media[split] for split in SPLITS}
     train, test = (
         _split(
-            splits[s], {m: inputs[s][m] for m in modalities}, classes, clients[s]
-        )._replace(sequential=sequential)
+            splits[s],
+            {m: inputs[s][m] for m in modalities},
+            classes,
+            clients[s],
+            sequential,
+        )
         for s in SPLITS
     )
     names = raw.layout.client_names(filter(None, (r.cells.get(CLIENT) for r in rows)))
@@ -134,12 +138,13 @@ def _split(
     inputs: dict[str, np.ndarray],
     classes: tuple[str, ...],
     clients: np.ndarray | None,
+    sequential: bool,
 ) -> Split:
     """A split; without a table of who has what where nothing is missing."""
     places = {name: c for c, name in enumerate(classes)}
     labels = np.array([places[row.cells[LABEL]] for row in rows], np.int32)
     has = np.array([[bool(row.cells[m]) for m in inputs] for row in rows])
-    return Split(inputs, labels, clients, None if has.all() else has)
+    return Split(inputs, labels, clients, None if has.all() else has, sequential)
 
 
 def _clients(

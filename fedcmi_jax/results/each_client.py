@@ -15,13 +15,10 @@ from fedcmi_jax.experiment.seeds import folder_of
 from fedcmi_jax.results.blocks import Figure
 from fedcmi_jax.results.collect import Entry, is_number
 from fedcmi_jax.results.drawing import figure, legend_below, shortened
-from fedcmi_jax.results.figures import Looks
+from fedcmi_jax.results.figures import WIDTH, Looks
 
 LOGGED = "client"
 """Prefix of the accuracies that only the client log has for every client."""
-
-WIDTH = 6.4
-"""Inches."""
 
 
 def accuracies(entry: Entry, prefix: str) -> np.ndarray | None:

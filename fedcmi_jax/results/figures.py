@@ -17,6 +17,8 @@ from fedcmi_jax.results.labels import scale_of
 
 PANEL = (3.1, 2.7)
 """Inches of a panel."""
+WIDTH = 6.4
+"""Inches of a figure of one panel."""
 MOST_PANELS = 3
 """In a row."""
 MOST_MARKERS = 8
@@ -116,7 +118,7 @@ def intervals(
 
     def draw() -> Canvas:
         height = 0.9 + 0.28 * len(found)
-        canvas = Canvas(figsize=(6.4, height), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         axis = canvas.subplots()
         axis.axvline(0, color="0.4", linewidth=0.8)
         for i, one in enumerate(found):
@@ -161,7 +163,7 @@ def client_spread(
 
     def draw() -> Canvas:
         height = 1.3 + 0.36 * len(entries)
-        canvas = Canvas(figsize=(6.4, height), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         axis = canvas.subplots()
         for i, entry in enumerate(entries):
             columns = {k: last(entry, f"{prefix}_{k}") for k in SPREAD}
@@ -186,7 +188,7 @@ def client_spread(
             for what, m in styles.items()
         ]
         handles += axis.plot([], [], "D", color="0.3", fillstyle="none", label="mean")
-        legend_below(canvas, handles, 6.4)
+        legend_below(canvas, handles, WIDTH)
         return canvas
 
     return figure(name, caption, alt, draw)
